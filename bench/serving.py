@@ -44,14 +44,19 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from bench.served_step import (
+    image_request,
+    in_turn,
+    models_ns,
+    step_parts,
+)
 from diffc.bundle import server, triton
 from diffc.bundle.build import write_bundle
 from diffc.bundle.served import measure_server
@@ -61,6 +66,8 @@ from diffc_export.targets.base import BuildOptions
 from diffc_runtime import Pipeline, machine, open_bundle
 
 ROOT = Path(__file__).parents[1]
+WORDS = "a red sneaker"
+"""The prompt."""
 _KINDS = {True: "onnxruntime backend", False: "python stand-in"}
 """Where the server runs its engines, by whether it has their own backend."""
 
@@ -165,37 +172,35 @@ def environment(load: float, threads: int) -> dict:
 def in_process(folder: Path, options: argparse.Namespace) -> dict:
     """Engine and pipeline in turn; medians, and the median of the pairs' ratios."""
     pipeline = open_bundle(folder, options.threads)
-    call, inputs = engine_call(folder, options.threads)
-    pipeline.generate(1, 3, 0)
-    pairs = []
-    for seed in range(options.repeats):
-        start = time.perf_counter()
-        for _ in range(options.steps):
-            call(inputs)
-        middle = time.perf_counter()
-        pipeline.generate(1, options.steps, seed)
-        pairs.append((middle - start, time.perf_counter() - middle))
-    engine, image = (statistics.median(column) for column in zip(*pairs, strict=True))
+    calls = {
+        "engine": engine_steps(folder, options),
+        "pipeline": lambda: pipeline.generate(1, options.steps, 0),
+    }
+    turns = in_turn(calls, options.repeats)
     return {
-        "engine_ms": engine / options.steps * 1e3,
-        "pipeline_ms_per_image": image * 1e3,
-        "pipeline_over_engine": statistics.median(b / a for a, b in pairs),
+        "engine_ms": statistics.median(turns.seconds["engine"]) / options.steps * 1e3,
+        "pipeline_ms_per_image": statistics.median(turns.seconds["pipeline"]) * 1e3,
+        "pipeline_over_engine": turns.over("pipeline", "engine"),
         "repeats": options.repeats,
     }
 
 
-def engine_call(folder: Path, threads: int) -> tuple:
-    """The engine alone, and one row of inputs for it."""
-    pipeline = open_bundle(folder, threads)
+def engine_steps(folder: Path, options: argparse.Namespace) -> Callable[[], None]:
+    """A call that runs the engine of a bundle once for each step of an image, and nothing else."""
+    pipeline = open_bundle(folder, options.threads)
     rng = np.random.default_rng(0)
     kinds = {
         "sample": lambda spec: rng.standard_normal((1, *spec.shape)),
         "timestep": lambda spec: np.full(1, 500),
         "condition": lambda spec: np.zeros((1, *spec.shape)),
     }
-    return pipeline.denoise, {
-        spec.name: kinds[spec.kind](spec).astype(spec.dtype) for spec in pipeline.inputs
-    }
+    inputs = {spec.name: kinds[spec.kind](spec).astype(spec.dtype) for spec in pipeline.inputs}
+
+    def run() -> None:
+        for _ in range(options.steps):
+            pipeline.denoise(inputs)
+
+    return run
 
 
 def runtime_cost(steps: int = 200) -> dict[str, float]:
@@ -231,15 +236,14 @@ def through_triton(engine: Path, folder: Path, options: argparse.Namespace) -> d
     with server.run_triton(folder / "repo") as running:
         assert running.process is not None
         url, process = f"127.0.0.1:{running.grpc}", running.process.pid
-        found = {
+        results = {
             model: {
                 **over_engine(url, process, model, folder / "bundle", options),
                 **measure_server(url, model, steps=options.steps, seconds=options.seconds),
             }
             for model in ("pipeline", "pipeline_bls")
         }
-        step = step_parts(url, folder / "bundle", options)
-    return {**found, "step_ms": step, "denoiser": _KINDS[native]}
+    return {**results, "denoiser": _KINDS[native]}
 
 
 def find_server(folder: Path) -> server.TritonInstall:
@@ -248,55 +252,6 @@ def find_server(folder: Path) -> server.TritonInstall:
     parts = server.find_triton()
     assert parts is not None, f"{folder} holds no server"
     return parts
-
-
-def step_parts(
-    url: str,
-    bundle: Path,
-    options: argparse.Namespace,
-    more: dict[str, np.ndarray] | None = None,
-) -> dict[str, float]:
-    """Milliseconds of a step of ``pipeline_bls``, by where they go; in turn with the engine's."""
-    import tritonclient.grpc as client
-
-    call, inputs = engine_call(bundle, options.threads)
-    engine, steps = [], []
-    with client.InferenceServerClient(url) as channel:
-        with asking(url, "pipeline_bls", options.steps, more) as ask:
-            before, decoded = model_ns(channel, "denoiser"), model_ns(channel, "decoder")
-            for _ in range(options.repeats):
-                start = time.perf_counter()
-                for _ in range(options.steps):
-                    call(inputs)
-                middle = time.perf_counter()
-                ask()
-                engine.append((middle - start) / options.steps * 1e3)
-                steps.append((time.perf_counter() - middle) / options.steps * 1e3)
-        spent = {k: v - before[k] for k, v in model_ns(channel, "denoiser").items()}
-        after = model_ns(channel, "decoder")
-    calls = spent.pop("calls")
-    each = {name: value / calls / 1e6 for name, value in spent.items()}
-    decoder = sum(after[name] - decoded[name] for name in spent) / calls / 1e6
-    alone, step = statistics.fmean(engine), statistics.fmean(steps)
-    server_ms = each["queue"] + each["compute_input"] + each["compute_output"]
-    return {
-        "step": step,
-        "engine": alone,
-        "to_the_engine": each["compute_infer"] - alone,
-        "server": server_ms,
-        "decoder": decoder,
-        "loop": step - each["compute_infer"] - server_ms - decoder,
-    }
-
-
-def model_ns(channel: Any, model: str) -> dict[str, int]:
-    """The nanoseconds of a model so far, by what they went into, and its calls; 0 without it."""
-    parts = ("queue", "compute_input", "compute_infer", "compute_output")
-    if not channel.is_model_ready(model):
-        return dict.fromkeys((*parts, "calls"), 0)
-    (one,) = channel.get_inference_statistics(model).model_stats
-    spent = {name: int(getattr(one.inference_stats, name).ns) for name in parts}
-    return {**spent, "calls": int(one.inference_stats.success.count)}
 
 
 def prompted(out: Path, folder: Path, options: argparse.Namespace) -> dict:
@@ -310,44 +265,34 @@ def prompted(out: Path, folder: Path, options: argparse.Namespace) -> dict:
             triton.stand_in(folder / "text-repo", name, engine)
     triton.limit_threads(folder / "text-repo", options.threads)
     local = open_bundle(folder / "text-bundle", options.threads)
-    call, inputs = engine_call(folder / "text-bundle", options.threads)
+    engine = engine_steps(folder / "text-bundle", options)
     latents = np.zeros((1, *local.sample_shape), np.float32)
-    given = {"prompt": np.array([b"a red sneaker"], np.object_)}
+    given = {"prompt": np.array([WORDS.encode()], np.object_)}
     given["guidance"] = np.array([1.0], np.float32)
+    calls: dict[str, Callable[[], object]] = {
+        "engine": engine,
+        "decoder": lambda: local.decode and local.decode(latents),
+        "in_process": lambda: local.sample(
+            WORDS, num_inference_steps=options.steps, guidance_scale=1.0
+        ),
+    }
     results = {}
     with server.run_triton(folder / "text-repo") as running:
         url = f"127.0.0.1:{running.grpc}"
         for model in ("pipeline", "pipeline_bls"):
-            ratios, parts = [], []
-            with asking(url, model, options.steps, given) as ask:
-                for _ in range(options.repeats):
-                    start = time.perf_counter()
-                    for _ in range(options.steps):
-                        call(inputs)
-                    if local.decode is not None:
-                        local.decode(latents)
-                    middle = time.perf_counter()
-                    ask()
-                    served = time.perf_counter()
-                    local.sample(
-                        "a red sneaker", num_inference_steps=options.steps, guidance_scale=1.0
-                    )
-                    end = time.perf_counter()
-                    engine_s = middle - start
-                    ratios.append((served - middle) / engine_s)
-                    parts.append((end - served) / engine_s)
-            levels = measure_server(
-                url, model, steps=options.steps, conditions=given, seconds=options.seconds
-            )["levels"]
-            levels += measure_server(
-                url, model, steps=options.steps, conditions=given, seconds=30.0, concurrency=(64,)
-            )["levels"]
+            with image_request(url, model, options.steps, given) as ask:
+                ask()
+                before = models_ns(url)
+                turns = in_turn({**calls, "served": ask}, options.repeats)
+                after = models_ns(url)
+            asked = partial(measure_server, url, model, steps=options.steps, conditions=given)
             results[model] = {
-                "latency_over_engine_at_1": statistics.median(ratios),
-                "in_process_over_engine": statistics.median(parts),
-                "levels": levels,
+                "latency_over_engine_at_1": turns.over("served", "engine", "decoder"),
+                "in_process_over_engine": turns.over("in_process", "engine", "decoder"),
+                "levels": asked(seconds=options.seconds)["levels"]
+                + asked(seconds=30.0, concurrency=(64,))["levels"],
             }
-        results["step_ms"] = step_parts(url, folder / "text-bundle", options, given)
+        results[model]["step_ms"] = step_parts(before, after, turns.seconds, options.steps)
     cold = statistics.median(cold_start(folder / "text-bundle") for _ in range(3))
     kind = {"denoiser": _KINDS[native]}
     return {"steps": options.steps, "cold_start_s": cold, **kind, **results}
@@ -364,60 +309,27 @@ def cold_start(bundle: Path) -> float:
 
 def over_engine(
     url: str, process: int, model: str, folder: Path, options: argparse.Namespace
-) -> dict[str, float]:
+) -> dict:
     """A request at concurrency 1 over the engine's steps in this process, in turn with them.
 
     By the clock, the median of the pairs; and in processor time, the server's over this process's.
     """
-    call, inputs = engine_call(folder, options.threads)
-    ratios, mine, theirs = [], 0.0, 0.0
-    with asking(url, model, options.steps) as ask:
-        for _ in range(options.repeats):
-            start, before = time.perf_counter(), time.process_time()
-            for _ in range(options.steps):
-                call(inputs)
-            middle, mine = time.perf_counter(), mine + time.process_time() - before
-            before = processor_seconds(process)
-            ask()
-            ratios.append((time.perf_counter() - middle) / (middle - start))
-            theirs += processor_seconds(process) - before
-    return {
-        "latency_over_engine_at_1": statistics.median(ratios),
-        "processor_over_engine_at_1": theirs / mine,
+    with image_request(url, model, options.steps) as ask:
+        ask()
+        before = models_ns(url)
+        turns = in_turn(
+            {"engine": engine_steps(folder, options), "served": ask},
+            options.repeats,
+            {"engine": os.getpid(), "served": process},
+        )
+        after = models_ns(url)
+    results = {
+        "latency_over_engine_at_1": turns.over("served", "engine"),
+        "processor_over_engine_at_1": turns.processor["served"] / turns.processor["engine"],
     }
-
-
-@contextmanager
-def asking(
-    url: str, model: str, steps: int, more: dict[str, np.ndarray] | None = None
-) -> Iterator[Callable[[], object]]:
-    """A call that asks ``model`` for one image; asked once already."""
-    import tritonclient.grpc as client
-
-    values = {"n": np.array([1], np.int32), "steps": np.array([steps], np.int32), **(more or {})}
-    inputs = []
-    for name, value in values.items():
-        kind = client.np_to_triton_dtype(value.dtype)
-        inputs.append(client.InferInput(name, list(value.shape), kind))
-        inputs[-1].set_data_from_numpy(value)
-    with client.InferenceServerClient(url) as channel:
-        channel.infer(model, inputs)
-        yield lambda: channel.infer(model, inputs)
-
-
-def processor_seconds(process: int) -> float:
-    """The processor time so far of a process and of all that it started (Linux)."""
-    fields = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields[int(path.parent.name)] = path.read_text().rpartition(")")[2].split()
-        except OSError:  # ended meanwhile
-            continue
-    family = {process}
-    while more := {pid for pid, found in fields.items() if int(found[1]) in family} - family:
-        family |= more
-    ticks = sum(int(fields[pid][11]) + int(fields[pid][12]) for pid in family if pid in fields)
-    return ticks / os.sysconf("SC_CLK_TCK")
+    if model == "pipeline_bls":
+        results["step_ms"] = step_parts(before, after, turns.seconds, options.steps)
+    return results
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ def serving(found: dict[str, Any]) -> list[str]:
     lines += [
         f"The runtime's own cost per step: {per_step}. Import: "
         f"{found['import_seconds']:.2f} s. In process, the pipeline's time per image over "
-        f"the engine's own time x steps: {found['pipeline_over_engine']:.3f}.\n"
+        f"the engine's own time x steps: {ratio_words(found['pipeline_over_engine'])}.\n"
     ]
     rows = []
     prompted = found.get("prompted") or {}
@@ -49,12 +49,20 @@ def over_engine(name: str, result: dict[str, Any]) -> list[str]:
     }
     if not ratios:
         return []
-    each = ", ".join(f"`{model}` {value:.3f}" for model, value in ratios.items())
+    each = ", ".join(f"`{model}` {ratio_words(value)}" for model, value in ratios.items())
     what = "denoiser's time x steps" + (" and one decoder call" if name == "prompted" else "")
     line = f"One client{', with a prompt' if name == 'prompted' else ''}, over the {what}: {each}."
-    if step := result.get("step_ms"):
+    if step := (result.get("pipeline_bls") or {}).get("step_ms") or result.get("step_ms"):
         line += f" {step_words(step, result.get('denoiser') == 'onnxruntime backend')}"
     return [f"{line}\n"]
+
+
+def ratio_words(ratio: dict[str, Any] | float) -> str:
+    """A ratio with its interval; the results of before 2026-11-30 have none."""
+    if isinstance(ratio, dict):
+        low, high = ratio["ci95"]
+        return f"{ratio['median']:.3f} [{low:.3f}, {high:.3f}]"
+    return f"{ratio:.3f}"
 
 
 def step_words(step: dict[str, float], native: bool) -> str:

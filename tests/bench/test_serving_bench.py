@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 
+import numpy as np
 import pytest
 
-from bench import serving
+from bench import served_step, serving
 
 
 def test_a_busy_machine_is_refused_unless_it_is_said():
@@ -34,7 +36,44 @@ def test_processor_time_is_that_of_all_processes():
     try:
         assert child.stdout is not None
         child.stdout.readline()
-        assert serving.processor_seconds(child.pid) >= 0.45
+        assert served_step.processor_seconds(child.pid) >= 0.45
     finally:
         os.killpg(child.pid, 9)
         child.wait()
+
+
+def test_every_call_has_its_turn_and_ratios_are_of_pairs():
+    """One call takes 2 ms more than another, in every round."""
+    made = []
+    calls = {
+        "engine": lambda: made.append("engine") or time.sleep(0.002),
+        "served": lambda: made.append("served") or time.sleep(0.006),
+    }
+    turns = served_step.in_turn(calls, 20, {"engine": os.getpid()})
+    assert {name: made.count(name) for name in calls} == {"engine": 21, "served": 21}
+    assert made[2:] != ["engine", "served"] * 20  # the order within a round changes
+    over = turns.over("served", "engine")
+    assert over["pairs"] == 20
+    assert over["ci95"][0] <= over["median"] <= over["ci95"][1]
+    assert 2 < over["median"] < 4
+    assert list(turns.processor) == ["engine"]
+    assert turns.over("served", "engine", "served")["median"] < 1
+
+
+def test_a_step_is_the_sum_of_its_parts():
+    """Two images of three steps: 6 calls of the denoiser, 2 of the decoder."""
+    spent = {"queue": 1, "compute_input": 2, "compute_infer": 30, "compute_output": 3}
+    denoiser = {part: ns * 6_000_000 for part, ns in spent.items()}
+    decoder = {part: ns * 2_000_000 for part, ns in spent.items()}
+    before = {name: dict.fromkeys((*spent, "calls"), 5) for name in ("denoiser", "decoder")}
+    after = {
+        "denoiser": {part: ns + 5 for part, ns in denoiser.items()} | {"calls": 11},
+        "decoder": {part: ns + 5 for part, ns in decoder.items()} | {"calls": 7},
+    }
+    seconds = {"engine": np.array([0.084, 0.084]), "served": np.array([0.15, 0.15])}
+    step = served_step.step_parts(before, after, seconds, 3)
+    assert step == pytest.approx(
+        {"step": 50, "engine": 28, "to_the_engine": 2, "server": 6, "decoder": 12, "loop": 2}
+    )
+    parts = ("engine", "to_the_engine", "server", "decoder", "loop")
+    assert sum(step[part] for part in parts) == pytest.approx(step["step"])
