@@ -5,6 +5,7 @@
     python -m bench.full_size --networks sd15-two-levels dit-six-blocks \
         --out bench/results/full_size_engines.json
     python -m bench.full_size --networks sd15-run --out bench/results/full_size_run.json
+    python -m bench.full_size --networks sdxl --out bench/results/full_size_sdxl.json
     python -m bench.full_size --networks sd15-side-8 --out bench/results/full_size_int8.json
 
 Protobuf takes no message above 2 GiB, and half of the denoisers that people use are larger. Each
@@ -18,6 +19,7 @@ network has random weights in fp32 and goes through, each step in a process of i
               the peak of every stage beside what ``diffc plan`` says of it. One that is more than a
               tenth off, or more than 14 GB in all, ends the benchmark
     blocks    repair and 2 steps in which each block learns alone, likewise
+    engine    what was cut there as an engine of OpenVINO, at its own size, against torch
     engines   a run from samples that the dense model draws to the ladder, with engines of ort-cpu
               and openvino, likewise; of a network whose weights take up to a GB, so that also
               stages of 500 MB are looked at
@@ -51,6 +53,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
+from bench.full_size_engine import engine
 from bench.full_size_int8 import int8, reference
 from bench.gpu.networks import NETWORKS as MEASURED
 from bench.gpu.networks import Network
@@ -125,7 +128,7 @@ STEPS_OF = {
     "sd15": STEPS,
     "sd15-run": ("write", "whole"),
     "dit-xl-2": STEPS,
-    "sdxl": (*STEPS[:3], "blocks"),
+    "sdxl": (*STEPS[:3], "blocks", "engine"),
     "flux-eighth": ("write", "blocks"),
     "sd15-side-8": ("write", "export", "reference", "int8"),
     "sd15-two-levels": ("write", "engines"),
@@ -183,7 +186,7 @@ def child(step: str, name: str, folder: Path) -> dict[str, Any]:
     start = time.perf_counter()
     steps = {"write": write, "export": export, "convert": convert, "run": run}
     steps |= {"whole": whole, "blocks": blocks, "engines": engines}
-    steps |= {"reference": reference, "int8": int8}
+    steps |= {"reference": reference, "int8": int8, "engine": engine}
     with OwnMemory() as memory:
         facts = steps[step](name, folder)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

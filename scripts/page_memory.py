@@ -29,6 +29,19 @@ def full_size(found: dict[str, Any]) -> list[str]:
     ]
 
 
+def full_size_sdxl(found: dict[str, Any]) -> list[str]:
+    lines = full_size(found)
+    for name, steps in found["networks"].items():
+        row = steps["engine"]
+        lines.append(
+            f"{name}, cut: an engine of OpenVINO in fp32 of {row['engine_bytes'] / 1e9:.2f} GB, "
+            f"exported, built, opened and called in {row['seconds']:.0f} s and "
+            f"{row['own_peak_bytes'] / 1e9:.2f} GB of its own memory; its relative error to torch "
+            f"is {row['error']:.1e}.\n"
+        )
+    return [*lines, *stage_peaks(found, "blocks", "The stages in which each block learns alone.")]
+
+
 def full_size_int8(found: dict[str, Any]) -> list[str]:
     rows = []
     for name, steps in found["networks"].items():

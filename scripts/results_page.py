@@ -28,6 +28,7 @@ from page_memory import (
     full_size_engines,
     full_size_int8,
     full_size_run,
+    full_size_sdxl,
     training_memory,
 )
 from page_parts import day, fold, loops, machine, percent, ratio, table
@@ -376,6 +377,7 @@ SECTIONS: list[tuple[str, str, Callable[[dict[str, Any]], list[str]]]] = [
     ("latency_plans.json", "Plans by latency", latency_plans),
     ("latency_plans_untrained.json", "Plans by latency, of further networks", latency_plans),
     ("full_size.json", "Networks at their full size", full_size),
+    ("full_size_sdxl.json", "SDXL at its full size", full_size_sdxl),
     ("full_size_int8.json", "int8 at full size", full_size_int8),
     ("fp32_layers.json", "Layers that int8 leaves in fp32: each alone, or groups", fp32_layers),
     ("full_size_blocks.json", "Blocks that learn alone, at full size", full_size_blocks),

@@ -5,11 +5,12 @@ import shutil
 import time
 from dataclasses import replace
 
+import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
 
-from bench import full_size
+from bench import full_size, full_size_engine
 from bench.full_size import NETWORKS
 
 NAME = "dit-xl-2"
@@ -110,6 +111,23 @@ def test_the_training_names_what_each_stage_took(small_sd15):
         assert row["stages"][stage]["own_peak_bytes"] > 10_000_000
     assert row["stages"]["distill"]["estimated_bytes"] > 350_000_000
     assert row["parameters"]["compressed"] < row["parameters"]["dense"]
+
+
+@pytest.mark.slow
+def test_what_was_cut_becomes_an_engine(small_sd15):
+    full_size.child("blocks", "sd15-run", small_sd15)
+    row = full_size.child("engine", "sd15-run", small_sd15)
+    assert row["error"] < 1e-4 and row["parameters"] < row["engine_bytes"]
+
+
+def test_an_engine_that_computes_something_else_ends_it():
+    expected = np.ones(100, np.float32)
+    assert full_size_engine.error_of(expected * (1 + 1e-5), expected) == pytest.approx(
+        1e-5, rel=0.1
+    )
+    for far in (expected * 1.1, expected * np.nan):
+        with pytest.raises(SystemExit, match=r"OpenVINO is .* from torch"):
+            full_size_engine.error_of(far, expected)
 
 
 @pytest.mark.slow
