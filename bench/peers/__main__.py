@@ -5,6 +5,7 @@
 
     [--models cifar demo sd dit] [--batch 1 8] [--rounds N] [--seconds S] [--limit MINUTES]
     [--again] [--cifar FOLDER] [--allocate uniform|latency] [--threads N]
+    [--precisions fp32 bf16]             of diffc's own engines: int8 takes a while to calibrate
 
 Models: CIFAR's 35.7 M UNet, the demo, a small UNet2DConditionModel as Stable Diffusion's, and a DiT
 of DiT-S/2's size at 32 x 32 latents. All but the demo have random weights, unless --cifar names a
@@ -40,7 +41,7 @@ import torch
 from bench.peers.candidate import say
 from bench.peers.figures import section
 from bench.peers.models import MODELS
-from bench.peers.ours import ours
+from bench.peers.ours import PRECISIONS, ours
 from bench.peers.subject import Subject
 from bench.peers.theirs import peers
 from diffc.measure.environment import read_environment
@@ -69,6 +70,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--cifar", type=Path, help="a trained pipeline of CIFAR's UNet")
     parser.add_argument("--allocate", choices=["uniform", "latency"], default="uniform")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=list(PRECISIONS),
+                        help="of diffc's own engines")  # fmt: skip
     parser.add_argument("--rounds", type=int, default=25)
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--most", type=float, default=90.0, help="seconds of timing per section")

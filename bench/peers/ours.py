@@ -12,6 +12,8 @@ from diffc_export.events import drain
 from diffc_export.targets import target
 from diffc_export.targets.base import BuildOptions
 
+PRECISIONS = ("fp32", "bf16", "int8")
+
 
 def our_folder(subject: Subject, kind: str, side: str) -> Path:
     """The ONNX folder of a precision; bf16 is OpenVINO's own hint, of the fp32 file."""
@@ -34,6 +36,8 @@ def ours(subject: Subject, batch: int) -> list[Candidate]:
         for side in SIDES:
             one = Candidate(f"diffc {runtime} {kind} {side}", "diffc", runtime, side, kind)
             try:
+                if kind not in subject.args.precisions:
+                    raise UnavailableError("not measured in this run")
                 if kind not in target(runtime).precisions():
                     raise UnavailableError(f"{runtime} does not compute in {kind} here")
                 out = our_engine(subject, runtime, kind, side, batch)
