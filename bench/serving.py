@@ -59,6 +59,7 @@ from bench.served_step import (
 )
 from diffc.bundle import server, triton
 from diffc.bundle.build import write_bundle
+from diffc.bundle.contents import find_contents
 from diffc.bundle.served import measure_server
 from diffc_export.events import drain
 from diffc_export.targets import target
@@ -87,6 +88,8 @@ def main() -> None:
     options = parser.parse_args()
     load = os.getloadavg()[0]
     check_quiet(load, options.busy)
+    if options.output:  # before the minutes of the other figures
+        find_contents(options.output, "ort-cpu", "compressed")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         engine = options.engine or random_engine(folder, options.threads)

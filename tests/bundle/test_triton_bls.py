@@ -111,6 +111,31 @@ def test_images_are_those_of_the_local_loop(bls, largest, guidance):
         np.testing.assert_array_equal(there.generate(3, 5, seed, **more), expected)
 
 
+def test_a_timestep_of_one_image_becomes_a_tensor_once(bls, monkeypatch):
+    """For all loops, until there are too many of them; images are those of the local loop."""
+    here, there = pipeline(denoise), pipeline(remote(bls))
+    text = {"text": np.ones(2)}
+    for seed in range(3):
+        image = there.generate(1, 7, seed, conditions=text)
+        np.testing.assert_array_equal(image, here.generate(1, 7, seed, conditions=text))
+    assert NAMES["timestep"] == 7
+    monkeypatch.setattr(bls, "_MOST_NUMBERS", 10)
+    for steps in (7, 9, 7):
+        image = there.generate(1, steps, 0, conditions=text)
+        np.testing.assert_array_equal(image, here.generate(1, steps, 0, conditions=text))
+    assert NAMES["timestep"] > 7 + 9
+
+
+def test_a_sample_of_one_number_is_sent_as_it_is(bls):
+    """Its values hardly come again; when they do, they are the same."""
+    tensors = bls._Tensors(True, frozenset())
+    array = np.ones((1, 1, 1, 1), np.float32)
+    (first,) = tensors({"sample": array})
+    array[:] = 2
+    (second,) = tensors({"sample": array})
+    assert (first.send().item(), second.send().item()) == (1, 2)
+
+
 def test_a_loops_conditions_become_a_tensor_once(bls):
     there = pipeline(remote(bls))
     for seed in range(2):

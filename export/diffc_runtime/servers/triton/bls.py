@@ -15,6 +15,9 @@ from typing import Any
 import serving
 import triton_python_backend_utils as pb_utils
 
+_MOST_NUMBERS = 1000
+"""Tensors of single numbers that are kept: as many as a schedule has timesteps, as a rule."""
+
 
 class RemoteDenoiserModel:
     """Loaded once for each instance."""
@@ -107,26 +110,42 @@ class _Tensors:
     """A request's tensors.
 
     A tensor is copied to the memory that the server sees when it is first sent, and no more: what
-    is constant in a loop is made and copied once, at the loop's first step.
+    is constant in a loop is made and copied once, at the loop's first step, and a timestep once for
+    all loops.
     """
 
     def __init__(self, batched: bool, constant: frozenset[str]) -> None:
         self._batched, self._constant = batched, constant
         self._last: dict[str, tuple[Any, Any]] = {}
+        self._numbers: dict[tuple[str, str, bytes], Any] = {}
 
     def __call__(self, inputs: dict[str, Any]) -> list[Any]:
         return [self._tensor(name, array) for name, array in inputs.items()]
 
     def _tensor(self, name: str, array: Any) -> Any:
+        if name not in self._constant:
+            return self._number(name, array) if array.size == 1 else self._new(name, array)
         last, tensor = self._last.get(name, (None, None))
-        if array is last:
-            return tensor
-        # Triton cannot have an input without dimensions: (batch,) travels as (batch, 1)
-        shaped = array[:, None] if self._batched and array.ndim == 1 else array
-        tensor = pb_utils.Tensor(name, shaped)
-        if name in self._constant:
+        if array is not last:
+            tensor = self._new(name, array)
             self._last[name] = array, tensor
         return tensor
+
+    def _number(self, name: str, array: Any) -> Any:
+        """Return the tensor of a single number, which loops give again: the timestep."""
+        key = name, array.dtype.str, array.tobytes()
+        tensor = self._numbers.get(key)
+        if tensor is None:
+            if len(self._numbers) == _MOST_NUMBERS:
+                self._numbers.clear()
+            # The caller may change its array, and the server's copy is made later
+            tensor = self._numbers[key] = self._new(name, array.copy())
+        return tensor
+
+    def _new(self, name: str, array: Any) -> Any:
+        # Triton cannot have an input without dimensions: (batch,) travels as (batch, 1)
+        shaped = array[:, None] if self._batched and array.ndim == 1 else array
+        return pb_utils.Tensor(name, shaped)
 
 
 TritonPythonModel = RemoteDenoiserModel
