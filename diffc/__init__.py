@@ -6,7 +6,8 @@ The public names are few and flat; everything heavy is imported when it is first
     diffc.compile("demo", ratio=0.5, out="OUT")   the whole chain, returns a Report
     diffc.search("demo", min_ssim=0.85)           goals in, the loop that reaches them out
     diffc.pipeline("OUT")                         images, by the engine that runs here, or by torch
-    diffc.load("OUT/model")                       a diffusers pipeline back from a compressed folder
+    diffc.load("OUT")                             the same; of a model, OUT/model too, a diffusers
+                                                  pipeline in torch
     diffc.Recipe                                  every option, typed and validated
     diffc.Report                                  what was measured, as report.json holds it
 """
@@ -22,8 +23,8 @@ from diffc_export.targets import register
 
 if TYPE_CHECKING:
     from diffc.api import compile, search
+    from diffc.generate.loading import load
     from diffc.generate.opening import pipeline
-    from diffc.models.load import load
     from diffc.recipe import Recipe
     from diffc.report.model import Report
 
@@ -40,7 +41,7 @@ __all__ = ["DiffcError", "Recipe", "Report", "__version__", "compile", "load", "
 
 _HOMES = {
     "compile": "diffc.api",
-    "load": "diffc.models.load",
+    "load": "diffc.generate.loading",
     "pipeline": "diffc.generate.opening",
     "search": "diffc.api",
     "Recipe": "diffc.recipe",

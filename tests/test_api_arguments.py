@@ -59,7 +59,8 @@ def test_paths_are_those_of_the_recipe():
         (diffc.load, {"dtype": torch.float16}, "diffc.load(MODEL).to(torch.float16) casts"),
         (diffc.load, {"device_map": "cuda"}, 'diffc.load(MODEL).to("cuda") moves it'),
         (diffc.load, {"pickle": True}, "did you mean allow_pickle?"),
-        (diffc.load, {"variant": "fp16"}, "it takes model, allow_pickle"),
+        (diffc.load, {"device": "cuda"}, 'diffc.load(MODEL).to("cuda") moves it'),
+        (diffc.load, {"variant": "fp16"}, "it takes model, allow_pickle, side, target"),
         (diffc.pipeline, {"torch_dtype": torch.float16}, "did you mean dtype='fp16'?"),
         (diffc.pipeline, {"torch_dtype": torch.bfloat16}, "did you mean dtype='bf16'?"),
         (diffc.pipeline, {"torch_dtype": "float32"}, "did you mean dtype='fp32'?"),
@@ -81,7 +82,8 @@ def test_an_unknown_keyword_is_answered_with_the_argument_that_is_meant(call, ar
 
 def test_a_function_with_checked_keywords_is_otherwise_as_it_was():
     assert diffc.load.__name__ == "load" and "compressed" in diffc.load.__doc__
-    assert [*inspect.signature(diffc.load).parameters] == ["model", "allow_pickle"]
+    parameters = ["model", "allow_pickle", "side", "target", "device", "dtype"]
+    assert [*inspect.signature(diffc.load).parameters] == parameters
     assert [*inspect.signature(open_bundle).parameters] == ["folder", "threads"]
     with pytest.raises(TypeError, match="missing 1 required positional argument: 'out'"):
         diffc.pipeline()

@@ -76,11 +76,16 @@ def pipeline(
     return opened
 
 
+def is_opened(path: Path) -> bool:
+    """True of what ``open_output`` opens: an output folder, or a plain bundle."""
+    return is_output(path) or (path / "pipeline.json").is_file()
+
+
 def open_output(request: OpenRequest) -> tuple[Pipeline, str | None]:
     """Return the pipeline, and why torch runs it where an engine was expected; None otherwise."""
     out = request.out
     _check_words(request)
-    if (out / "pipeline.json").is_file() and not is_output(out):
+    if is_opened(out) and not is_output(out):
         return _open_bundle(request), None
     if not is_output(out):
         raise no_run(out, "diffc compile makes one; diffc.load opens a model's own folder")

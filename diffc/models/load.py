@@ -1,6 +1,5 @@
 """Component -> network, source -> denoiser or pipeline; dense or compressed.
 
-    load              MODEL -> its pipeline, for people
     load_pipeline     every network of a source, put together by its pipeline's class
     load_text_parts   the tokenizers and text encoders alone
     load_denoiser     the denoiser alone, cut or not
@@ -43,35 +42,14 @@ from diffc.models.cut import cut_skeleton, load_cut, pruning_of, remember_prunin
 from diffc.models.files import TensorEntry, check_safetensors
 from diffc.models.foreign import foreign_errors, quiet_libraries
 from diffc.models.loras.fusing import fuse_model, fuse_state
-from diffc.models.source import Source, find_source
+from diffc.models.source import Source
 from diffc.models.states import entries_of, read_state
-from diffc.torch_state import own_state
-from diffc_runtime.keywords import checked_keywords
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
 Own = Callable[[torch.Tensor], torch.Tensor]
 """Turns a tensor as a file has it into one of the network's own."""
-
-
-@checked_keywords(
-    **dict.fromkeys(("torch_dtype", "dtype"), "diffc.load(MODEL).to(torch.float16) casts it"),
-    **dict.fromkeys(("device", "device_map"), 'diffc.load(MODEL).to("cuda") moves it'),
-)
-@own_state()
-def load(model: str | Path, *, allow_pickle: bool = False) -> DiffusionPipeline:
-    """A diffusers pipeline, dense or compressed, in float32 and in evaluation mode.
-
-    Args:
-        model: a folder, a hub id, ``demo``, or the folder of a compressed model (``OUT/model``).
-        allow_pickle: True accepts .bin weights, which can run code when they are read.
-
-    Raises:
-        RequestError: an argument is unknown.
-        InputError: the folder is not a pipeline, or its weights cannot be used.
-    """
-    return load_pipeline(find_source(model, allow_pickle=allow_pickle, whole=True))
 
 
 def load_pipeline(source: Source) -> DiffusionPipeline:

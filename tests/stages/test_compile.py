@@ -78,10 +78,9 @@ def test_load_gives_a_working_pipeline_back(compiled):
     from diffusers import DiffusionPipeline
 
     out, report, _ = compiled
-    for place in (out / "model", out):
-        pipeline = diffc.load(place)
-        assert isinstance(pipeline, DiffusionPipeline)
-        assert sum(p.numel() for p in pipeline.unet.parameters()) == report.compressed.params
+    pipeline = diffc.load(out / "model")
+    assert isinstance(pipeline, DiffusionPipeline)
+    assert sum(p.numel() for p in pipeline.unet.parameters()) == report.compressed.params
     images = pipeline(num_inference_steps=2, generator=torch.Generator().manual_seed(0)).images
     assert images[0].size == (16, 16)
 
