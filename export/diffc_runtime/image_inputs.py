@@ -343,7 +343,7 @@ def begin_with(pipe: Pipeline, given: GivenImages, n: int, seed: int, first: int
     _check_mask_fits(names, masks is not None)
     if EDITED_IMAGE in names:
         mean, _ = _encode(pipe, images)
-        return Start(conditions={EDITED_IMAGE: mean})
+        return Start(conditions={EDITED_IMAGE: np.broadcast_to(mean, (n, *mean.shape[1:]))})
     whole, pixels = given.strength == 1, None if masks is None else (images, masks)
     if MASK in names and masks is not None:
         clean = None if whole else _samples(pipe, images, streams)

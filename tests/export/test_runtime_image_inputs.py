@@ -129,6 +129,14 @@ def test_a_denoiser_that_edits_gets_the_image() -> None:
         pipe.sample(num_inference_steps=2)
 
 
+def test_several_pictures_are_made_of_one_image_to_edit() -> None:
+    pipe, how = latent(Input(EDITED_IMAGE, (2, 4, 4))), {"num_inference_steps": 2, "seed": 3}
+    several = pipe.sample(image=pixels(), n=3, **how)
+    each = pipe.sample(image=[pixels()] * 3, **how)
+    assert len(several) == 3
+    np.testing.assert_allclose(several, each, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("given", "words"),
     [
