@@ -9,7 +9,7 @@ from PIL import Image
 from diffc_runtime.errors import BadRequest
 from diffc_runtime.image_conditions import EDITED_IMAGE, MASK, MASKED_IMAGE
 from diffc_runtime.image_inputs import image_arguments
-from diffc_runtime.pipeline import Input, Pipeline
+from diffc_runtime.pipeline import Input, Pipeline, PipelineDefaults
 from diffc_runtime.schedulers import scheduler
 
 CONFIG = {"_class_name": "DDIMScheduler", "clip_sample": False}
@@ -119,6 +119,27 @@ def test_a_denoiser_that_fills_in_gets_mask_and_masked_image() -> None:
         pipe.sample(num_inference_steps=2)
     with pytest.raises(BadRequest, match="give mask_image beside image"):
         pipe.sample(image=image)
+
+
+def test_beside_a_calls_image_lies_none_of_the_pipelines_own() -> None:
+    """Not even on the side that guidance leads away from."""
+    usual = {
+        MASK: np.ones((1, 4, 4)),
+        MASKED_IMAGE: np.ones((2, 4, 4)),
+        "style": np.ones((1, 1, 1)),
+    }
+    conditions, seen = (Input(name, value.shape) for name, value in usual.items()), {}
+    pipe = latent(
+        *conditions, unconditional={"style": np.zeros((1, 1, 1))},
+        defaults=PipelineDefaults(1, 3.0, conditions=lambda seed, n: usual),
+    )  # fmt: skip
+    pipe.denoise = lambda inputs: denoise(seen.setdefault("inputs", inputs))
+    pipe.sample(image=pixels(), mask_image=np.zeros((8, 8)))
+    for name in (MASK, MASKED_IMAGE):
+        with_style, without = seen["inputs"][name]
+        np.testing.assert_array_equal(with_style, without)
+    assert seen["inputs"]["style"].ravel().tolist() == [1, 0]
+    assert not seen["inputs"][MASK].any()
 
 
 def test_a_denoiser_that_edits_gets_the_image() -> None:

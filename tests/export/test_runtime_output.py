@@ -53,6 +53,42 @@ def test_defaults_complete_a_call_and_never_exceed_the_training_steps():
     np.testing.assert_allclose(given[:, 0, 0, 0], (np.array([0.7, 0.1]) + 1) / 2, atol=1e-6)
 
 
+def test_the_usual_conditions_are_asked_for_where_a_call_leaves_one_open():
+    """They may lie in a file that is not there any more."""
+    counts = []
+
+    def usual(seed: int, n: int):
+        counts.append(n)
+        return {"class_labels": np.zeros(n, np.int64), "size": np.zeros(2)}
+
+    pipe = labelled(defaults=PipelineDefaults(1, conditions=usual))
+    pipe.sample(class_labels=[3, 4], size=[0.1, 0.2])
+    assert not counts
+    pipe.sample(class_labels=[3, 4])
+    assert counts == [2]
+
+
+def test_usual_conditions_that_say_the_size_are_those_of_the_calls():
+    seen = []
+    inputs = [
+        Input("sample", (1, 4, 4), kind="sample", sizes=((4, 4), (8, 4))),
+        Input("timestep", (), "int64", "timestep"),
+        Input("time_ids", (6,)),
+    ]
+
+    def denoise(arrays):
+        seen.append(arrays["time_ids"][0].tolist())
+        return arrays["sample"]
+
+    crops = np.array([[4.0, 4, 1, 2, 4, 4]])
+    usual = PipelineDefaults(1, conditions=lambda seed, n: {"time_ids": np.repeat(crops, n, 0)})
+    pipe = Pipeline(denoise, CONFIG, (1, 4, 4), inputs=inputs, defaults=usual)
+    for size in ({}, {"height": 4}, {"height": 8}, {"image": np.zeros((8, 4, 1)), "strength": 1}):
+        pipe.sample(**size)
+    assert seen == [[4, 4, 1, 2, 4, 4]] * 2 + [[8, 4, 1, 2, 8, 4]] * 2
+    assert crops[0].tolist() == [4, 4, 1, 2, 4, 4], "the usual ones stay what they are"
+
+
 def test_guidance_leads_away_from_none_and_leaves_what_has_no_none():
     """u + w (c - u), by hand: labels .2 and .1, the size's .05 on both sides."""
     pipe = labelled(unconditional={"class_labels": 1})
