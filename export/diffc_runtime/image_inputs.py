@@ -134,12 +134,14 @@ def _several(what: str, given: object) -> Sequence[object]:
 
 
 def _sides(given: object) -> tuple[int, ...]:
-    """Return (height, width) of one image; () of what is none."""
+    """Return (height, width) of one image, or of an array of several; () of what is none."""
     size = getattr(given, "size", None)
     if hasattr(given, "convert") and isinstance(size, tuple):
         return size[::-1]
     array = numpy_of(given)
-    return () if array is None else array.shape[:2]
+    if array is None:
+        return ()
+    return array.shape[1:3] if array.ndim == 4 else array.shape[:2]
 
 
 def _pixels(what: str, given: object, channels: int) -> Array:

@@ -79,6 +79,12 @@ def test_an_image_is_the_same_alone_and_among_others(mask) -> None:
     assert np.abs(same[0] - same[1]).max() > 1e-3, "each has its own noise"
 
 
+def test_a_list_may_have_arrays_of_one_image_and_of_several() -> None:
+    one, several, how = pixels(seed=1), pixels((2, 8, 8)), {"num_inference_steps": 2, "seed": 4}
+    samples = latent().sample(image=[several, one], **how)
+    np.testing.assert_array_equal(samples, latent().sample(image=[*several, one], **how))
+
+
 def test_one_image_may_have_several_masks() -> None:
     masks = [np.tri(8, dtype=np.uint8) * 255, np.eye(8, dtype=np.uint8) * 255]
     how = {"image": pixels(), "num_inference_steps": 2, "seed": 4}
@@ -174,6 +180,7 @@ def test_several_pictures_are_made_of_one_image_to_edit() -> None:
         ({"image": "in.png"}, "image is a str: give a Pillow image"),
         ({"image": []}, "empty list"),
         ({"image": [pixels(), pixels((4, 4))]}, "one size"),
+        ({"image": [pixels()[None], pixels((8, 4))[None]]}, "one size"),
         ({"image": pixels().astype(np.float32)}, "floats are in"),
         (
             {"image": pixels().astype(np.int64)},
