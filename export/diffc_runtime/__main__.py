@@ -29,7 +29,7 @@ from .files import no_place
 from .image_inputs import image_arguments
 from .images import is_picture
 from .pipeline import Pipeline
-from .saving import ARRAY, check_files, file_words, output_files, save_samples
+from .saving import check_files, file_words, holds_samples, output_files, save_samples
 from .schedulers import NAMES, own_name
 from .values import Array
 
@@ -157,7 +157,7 @@ def _samples(pipeline: Pipeline, options: argparse.Namespace, guidance: float) -
 def _check_picture(pipeline: Pipeline, out: Path) -> None:
     """Raise BadRequest if the output is a picture and the samples are latents or video frames."""
     shape = pipeline.sample_shape
-    if out.suffix != ARRAY and pipeline.decode is None and not is_picture(shape):
+    if not holds_samples(out) and pipeline.decode is None and not is_picture(shape):
         raise BadRequest(f"samples of shape {shape} are no picture: name an .npy with --out")
 
 

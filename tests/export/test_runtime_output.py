@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
+from PIL import Image
 
 from diffc_runtime.errors import BadRequest
 from diffc_runtime.noise import image_noise
 from diffc_runtime.pipeline import Input, Pipeline, PipelineDefaults
-from diffc_runtime.saving import output_files, save_samples
+from diffc_runtime.saving import check_files, output_files, save_samples, write_picture
 
 CONFIG = {"_class_name": "DDIMScheduler", "prediction_type": "sample", "num_train_timesteps": 30}
 
@@ -140,5 +143,31 @@ def test_files_are_numbered_and_arrays_are_one(tmp_path):
     assert output_files(tmp_path / "a.PNG", 1) == [tmp_path / "a.PNG"]
     with pytest.raises(BadRequest, match="--out must end in"):
         output_files(tmp_path / "a", 1)
-    save_samples(np.zeros((2, 1, 2, 2), np.float32), [tmp_path / "a.npy"])
-    assert np.load(tmp_path / "a.npy").shape == (2, 1, 2, 2)
+    for count in (0, 10**9):  # so many names alone would fill the memory
+        with pytest.raises(BadRequest, match=f"from 1 to 1024, not {count}"):
+            output_files(tmp_path / "a.png", count)
+    for name in ("a.npy", "b.NPY"):
+        files = output_files(tmp_path / name, 2)
+        check_files(files)
+        save_samples(np.zeros((2, 1, 2, 2), np.float32), files)
+        assert np.load(tmp_path / name).shape == (2, 1, 2, 2)
+
+
+def test_a_format_that_cannot_be_written_is_refused_before_there_are_images(tmp_path, monkeypatch):
+    check_files([tmp_path / "a.JPG"])
+    monkeypatch.delitem(Image.SAVE, "WEBP")
+    with pytest.raises(BadRequest, match=r"Pillow that is here writes no \.webp files"):
+        check_files([tmp_path / "a.webp"])
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    with pytest.raises(BadRequest, match=r"\.jpg files need Pillow"):
+        check_files([tmp_path / "a.jpg"])
+    check_files([tmp_path / "a.png"])
+    check_files([tmp_path / "a.npy"])
+
+
+def test_a_grid_that_is_too_large_for_its_format_is_one_line(tmp_path):
+    wide = np.zeros((1, 16384, 3), np.uint8)  # WebP takes 16383 pixels
+    with pytest.raises(BadRequest, match=r"a\.webp: Pillow takes no 16384x1 pixels.*\.png has no"):
+        write_picture(tmp_path / "a.webp", wide)
+    write_picture(tmp_path / "a.png", wide)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]

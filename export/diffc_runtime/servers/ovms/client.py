@@ -27,9 +27,9 @@ from diffc_runtime.bundles import batched_decoder, pipeline_of, read_bundle  # n
 from diffc_runtime.errors import BadRequest, UnfitEngine  # noqa: E402
 from diffc_runtime.images import is_picture  # noqa: E402
 from diffc_runtime.saving import (  # noqa: E402
-    ARRAY,
     check_files,
     file_words,
+    holds_samples,
     output_files,
     save_samples,
 )
@@ -115,7 +115,7 @@ def main() -> None:
 def _generate(options: argparse.Namespace) -> np.ndarray:
     pipeline = open_server(options.url)
     if (
-        options.out.suffix != ARRAY
+        not holds_samples(options.out)
         and not pipeline.decode
         and not is_picture(pipeline.sample_shape)
     ):

@@ -157,10 +157,10 @@ def main() -> None:
 def output_files(out: Path, n: int, force: bool) -> list[Path]:
     """Return the files of ``n`` images; ValueError where a picture cannot be written."""
     files = [out]
-    if out.suffix != ".npy":
+    if out.suffix.lower() != ".npy":
         from PIL import Image
 
-        if out.suffix.lower() not in Image.registered_extensions():
+        if Image.registered_extensions().get(out.suffix.lower()) not in Image.SAVE:
             raise ValueError(f"--out must end as a picture's or in .npy, not '{out.name}'")
         files = [out.with_name(f"{out.stem}-{i}{out.suffix}") for i in range(n)] if n > 1 else files
     there = [file for file in files if file.exists()]
@@ -175,7 +175,7 @@ def save_images(images: np.ndarray, files: list[Path]) -> None:
     Raises:
         ValueError: A file cannot be written, or the array is of latents and the file a picture.
     """
-    if files[0].suffix == ".npy":
+    if files[0].suffix.lower() == ".npy":
         content = io.BytesIO()
         np.save(content, images)
         _write(files[0], content.getvalue())
