@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from .array_files import DAMAGE
 from .errors import BadRequest
 
 
@@ -32,7 +33,7 @@ def _value(name: str, text: str) -> Any:
     if text.endswith(".npy"):
         try:
             return np.load(text, allow_pickle=False)
-        except (OSError, ValueError) as error:
+        except DAMAGE as error:
             raise BadRequest(f"condition '{name}': cannot read {text}: {error}") from None
     try:
         return int(text)

@@ -20,7 +20,6 @@ import os
 import shutil
 import tempfile
 import weakref
-import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from typing import Any
 
 import numpy as np
 
+from .array_files import DAMAGE
 from .engine_folder import LORA_SUFFIX
 from .engines import load_engine, read_info
 from .errors import BadRequest, UnfitEngine, value_words
@@ -41,7 +41,6 @@ FORMAT = 1
 MOST_OPEN = 4
 """How many LoRAs an engine stays open with; the one whose last use is longest ago is closed."""
 _ABOUT = "about"
-_DAMAGE = (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError)
 
 
 @dataclass(frozen=True)
@@ -114,7 +113,7 @@ def read_lora(path: Path) -> EngineLora:
             return EngineLora({str(k): str(v) for k, v in about["files"].items()}, changes)
     except UnfitEngine:
         raise
-    except (*_DAMAGE, zipfile.BadZipFile) as error:
+    except (*DAMAGE, KeyError, TypeError, AttributeError) as error:
         raise UnfitEngine(
             f"{path} is damaged ({type(error).__name__}): adapt the LoRA again"
         ) from None

@@ -20,6 +20,7 @@ from threading import Lock
 
 import numpy as np
 
+from .array_files import DAMAGE
 from .engines import Engine, open_engine
 from .errors import UnfitEngine
 from .json_types import JsonObject
@@ -288,7 +289,7 @@ def read_fixed(folder: Path) -> tuple[dict[str, Array], dict[str, Array]]:
     try:
         with np.load(path, allow_pickle=False) as stored:
             values = {name: stored[name] for name in stored.files}
-    except (OSError, ValueError) as error:
+    except DAMAGE as error:
         raise UnfitEngine(f"{path} is damaged: {error}") from None
     null = {k.removeprefix(_NULL): v for k, v in values.items() if k.startswith(_NULL)}
     return {k: v for k, v in values.items() if not k.startswith(_NULL)}, null

@@ -72,6 +72,13 @@ def test_pictures_and_arrays_are_what_the_server_gave(save, tmp_path):
     assert not list(tmp_path.glob("c*")) and not list(tmp_path.glob(".*"))
 
 
+def test_a_file_that_is_no_array_is_a_value_error(client, tmp_path):
+    for content in (b"", b"PK\x03\x04, and no archive", b"no array"):
+        (tmp_path / "x.npy").write_bytes(content)
+        with pytest.raises(ValueError, match=r"cannot read .*x\.npy: "):
+            client["values_by_name"]([f"x={tmp_path / 'x.npy'}"])
+
+
 def test_names_that_no_picture_can_have_are_refused(client, tmp_path):
     """Pillow reads .psd and writes none."""
     assert client["output_files"](tmp_path / "a.NPY", 2, False) == [tmp_path / "a.NPY"]

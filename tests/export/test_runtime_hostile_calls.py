@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from diffc_runtime import BadRequest, Pipeline, open_bundle
+from diffc_runtime.arguments import named_values
 from diffc_runtime.bundles import pipeline_of
 from diffc_runtime.engines import open_engine
 from diffc_runtime.errors import value_words
@@ -102,6 +103,14 @@ def test_guidance_without_a_value_for_none_says_what_to_give():
     with pytest.raises(BadRequest, match="unconditional value") as caught:
         pipe()(class_labels=1, guidance_scale=2)
     assert caught.value.hint == "give unconditional_class_labels, or a guidance of 1"
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04, and no archive", b"no array"])
+def test_a_file_that_is_no_array_is_one_line(tmp_path, content):
+    (tmp_path / "x.npy").write_bytes(content)
+    with pytest.raises(BadRequest, match=r"condition 'x': cannot read .*x\.npy: ") as caught:
+        named_values([f"x={tmp_path / 'x.npy'}"])
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.int16, np.int64])

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import io
 import sys
+import zipfile
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -113,10 +114,19 @@ def values_by_name(given: list[str], prefix: str = "") -> dict[str, Any]:
         if not prefix and name in (*_KINDS, *_TEXTS):
             name = f"condition_{name}"  # the request has an input of this name
         if text.endswith(".npy"):
-            values[prefix + name] = np.load(text, allow_pickle=False)
+            values[prefix + name] = _read_array(text)
         else:
             values[prefix + name] = int(text) if text.lstrip("+-").isdigit() else float(text)
     return values
+
+
+def _read_array(file: str) -> np.ndarray:
+    """Return the array of a file. Raises OSError or ValueError where it has none."""
+    try:
+        array: np.ndarray = np.load(file, allow_pickle=False)
+    except (EOFError, ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(f"cannot read {file}: {error}") from None
+    return array
 
 
 def main() -> None:
