@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from .array_files import DAMAGE
+from .calls import ARGUMENTS
 from .errors import BadRequest
 
 
@@ -18,13 +19,16 @@ def named_values(given: Sequence[str]) -> dict[str, Any]:
         name -> value, an array for a file.
 
     Raises:
-        BadRequest: The text has another form, or a file cannot be read.
+        BadRequest: The text has another form, a file cannot be read, or the name is that of
+            another argument of a call.
     """
     values = {}
     for item in given:
         name, sign, text = item.partition("=")
         if not sign:
             raise BadRequest(f"a condition is NAME=NUMBER or NAME=FILE.npy, not '{item}'")
+        if name in ARGUMENTS:
+            raise BadRequest(f"'{name}' is no condition of a model: --help has the flag for it")
         values[name] = _value(name, text)
     return values
 

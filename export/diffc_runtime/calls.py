@@ -44,7 +44,7 @@ REQUEST = {
 }
 """What a request to a server may have beside prompts and conditions: name -> type of its value."""
 PROMPTS = ("prompt", "negative_prompt")
-_OWN = (
+ARGUMENTS = (
     *PROMPTS,
     "num_inference_steps",
     "guidance_scale",
@@ -177,8 +177,8 @@ def _check_known(pipe: Pipeline, given: Mapping[str, object], prefix: str) -> No
     for name in given:
         if name in conditions:
             continue
-        close = nearest(name, [*_OWN, *conditions])
-        takes = f"a call takes {', '.join(_OWN)}, and the model's conditions"
+        close = nearest(name, [*ARGUMENTS, *conditions])
+        takes = f"a call takes {', '.join(ARGUMENTS)}, and the model's conditions"
         hint = f"did you mean {' or '.join(close)}?" if close else takes
         known = ", ".join(conditions) or "none"
         message = f"unknown condition '{prefix}{name}' (the model takes: {known})"

@@ -113,6 +113,13 @@ def test_a_file_that_is_no_array_is_one_line(tmp_path, content):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["n", "seed", "height", "strength", "num_inference_steps"])
+def test_an_argument_is_no_condition_of_a_command_line(name):
+    """It would be given twice, which is Python's own TypeError."""
+    with pytest.raises(BadRequest, match=f"'{name}' is no condition of a model"):
+        named_values([f"{name}=3"])
+
+
 @pytest.mark.parametrize("kind", [np.uint8, np.int16, np.int64])
 def test_numbers_of_numpy_are_pythons_own(kind):
     """Small ones would overflow in the schedule's arithmetic."""
