@@ -101,6 +101,10 @@ def test_before_a_network_is_refused_each_layer_is_tried():
     kept, error = drain(choose_fp32_layers(trials, list(errors), options, work, grouped=True))
     assert error <= options.tolerance and bad <= set(kept)
     assert LAYERS < trials.trials < 3 * LAYERS
-    with pytest.raises(CheckFailed, match="with 10% of the layers in fp32"):
-        few = QuantizeOptions(tolerance=0.05, keep_most=0.1)
-        drain(choose_fp32_layers(trials, list(errors), few, work, grouped=True))
+    few = QuantizeOptions(tolerance=0.05, keep_most=0.1)
+    for precision in ("int8", "fp8"):
+        choice = choose_fp32_layers(
+            trials, list(errors), few, work, grouped=True, precision=precision
+        )
+        with pytest.raises(CheckFailed, match=f"^{precision} leaves.* 10% of the layers in fp32"):
+            drain(choice)
