@@ -176,5 +176,8 @@ def _return_to_int8(
 
 
 def _counts(layers: int, most: float) -> Iterator[int]:
-    step = max(layers // 20, 1)
-    yield from range(step, int(layers * most) + 1, step)
+    """Give twentieths of the layers, and at last as many as are allowed."""
+    step, last = max(layers // 20, 1), int(layers * most)
+    yield from range(step, last, step)
+    if last:
+        yield last
