@@ -19,7 +19,6 @@ import json
 import os
 import shutil
 import tempfile
-import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -33,7 +32,7 @@ from .array_files import DAMAGE
 from .engine_folder import LORA_SUFFIX
 from .engines import load_engine, read_info
 from .errors import BadRequest, UnfitEngine, value_words
-from .files import new_file
+from .files import new_file, remove_with
 from .machine import cpu
 from .values import Array, Denoise
 
@@ -153,7 +152,7 @@ class LoraEngine:
             )
         copy = Path(tempfile.mkdtemp(prefix="diffc-lora-"))
         # some runtimes read the file again for another batch size
-        weakref.finalize(self, shutil.rmtree, copy, ignore_errors=True)
+        remove_with(self, copy)
         for file in info["files"]:
             _place(folder / file, copy / file, whole=file in lora.files)
         _add(lora, copy, path)
