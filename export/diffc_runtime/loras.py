@@ -140,7 +140,8 @@ class LoraEngine:
         threads: For engines on a processor.
 
     Raises:
-        UnfitEngine: The LoRA is damaged or of another engine, or the engine cannot be opened.
+        UnfitEngine: The LoRA is damaged or of another engine, or the engine cannot be opened, or
+            copied.
     """
 
     def __init__(self, folder: Path, path: Path, threads: int) -> None:
@@ -150,12 +151,18 @@ class LoraEngine:
                 f"{path} is of another engine than {folder}: adapt the LoRA again "
                 "(diffc adapt LORA OUT --engines)"
             )
-        copy = Path(tempfile.mkdtemp(prefix="diffc-lora-"))
-        # some runtimes read the file again for another batch size
-        remove_with(self, copy)
-        for file in info["files"]:
-            _place(folder / file, copy / file, whole=file in lora.files)
-        _add(lora, copy, path)
+        try:
+            copy = Path(tempfile.mkdtemp(prefix="diffc-lora-"))
+            # some runtimes read the file again for another batch size
+            remove_with(self, copy)
+            for file in info["files"]:
+                _place(folder / file, copy / file, whole=file in lora.files)
+            _add(lora, copy, path)
+        except OSError as error:
+            raise UnfitEngine(
+                f"cannot copy the engine for the LoRA '{path.stem}' to the folder for temporary "
+                f"files (TMPDIR): {error.strerror or error}"
+            ) from None
         self._run = load_engine(copy, info, threads)
 
     def __call__(self, inputs: dict[str, Array]) -> Array:
