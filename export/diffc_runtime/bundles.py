@@ -45,17 +45,22 @@ def read_settings(folder: Path) -> JsonObject:
     """Return the content of pipeline.json.
 
     Raises:
-        UnfitEngine: The file is missing or damaged, or has a format that this runtime cannot read.
+        UnfitEngine: The file is missing or damaged, cannot be read, or has a format that this
+            runtime does not know.
     """
     path = folder / "pipeline.json"
     try:
         settings: JsonObject = json.loads(path.read_text())
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         raise UnfitEngine(f"{folder} is not a bundle: it has no pipeline.json") from None
+    except OSError as error:
+        raise UnfitEngine(f"{path} cannot be read: {error.strerror}") from None
     except ValueError:
         raise UnfitEngine(f"{path} is damaged: it is not JSON") from None
     if not isinstance(settings, dict) or settings.get("format") != FORMAT:
         raise UnfitEngine(f"{path} is not of format {FORMAT}, the one that this runtime reads")
+    if not isinstance(settings.get("scheduler"), dict):
+        raise UnfitEngine(f"{path} is damaged: it has no scheduler's config")
     return settings
 
 
@@ -177,6 +182,7 @@ def misfits(folder: Path, settings: JsonObject | None = None) -> dict[Path, str 
     return {
         engine: misfit(read_info(engine)) or missing_file([engine, *beside])
         for engine in sorted(folder.glob("engine*"))
+        if engine.is_dir()
     }
 
 

@@ -267,12 +267,14 @@ def open_prompts(
 
 
 def read_plan(folder: Path) -> PromptPlan:
-    """Return the plan of a folder. Raises UnfitEngine where it is missing or damaged."""
+    """Return the plan of a folder. Raises UnfitEngine where it cannot be read or is damaged."""
     path = folder / PLAN_FILE
     try:
         content: JsonObject = json.loads(path.read_text("utf-8"))
-    except OSError:
+    except FileNotFoundError:
         raise UnfitEngine(f"{path} is missing") from None
+    except OSError as error:
+        raise UnfitEngine(f"{path} cannot be read: {error.strerror}") from None
     except ValueError:
         raise UnfitEngine(f"{path} is damaged: it is not JSON") from None
     plan = plan_from(content, str(path))
