@@ -116,25 +116,17 @@ def _generate(options: argparse.Namespace) -> None:
     if options.unconditional and guidance == 1:
         raise BadRequest("--unconditional has no effect without a --guidance other than 1")
     start = time.perf_counter()
-    samples = _samples(pipeline, options, guidance)
+    samples = _samples(pipeline, options)
     seconds = time.perf_counter() - start
     save_samples(samples, files)
     count = "1 image" if len(samples) == 1 else f"{len(samples)} images"
     print(f"{file_words(files)}: {count} in {seconds:.2f} s", file=sys.stderr)
 
 
-def _samples(pipeline: Pipeline, options: argparse.Namespace, guidance: float) -> Array:
+def _samples(pipeline: Pipeline, options: argparse.Namespace) -> Array:
     """Make the samples; a note on a prompt that was cut is a line of its own."""
     given, none = named_values(options.condition), named_values(options.unconditional)
     given |= image_arguments(options.image, options.mask, options.strength)
-    size = {"height": options.height, "width": options.width}
-    if not options.prompt and options.image is None and not any(size.values()):
-        if options.negative_prompt is not None:
-            raise BadRequest("--negative-prompt needs a prompt beside it")
-        steps = pipeline.defaults.steps if options.steps is None else options.steps
-        return pipeline.generate(
-            options.n, steps, options.seed, options.scheduler, guidance, given, none
-        )
     with warnings.catch_warnings(record=True) as notes:
         warnings.simplefilter("always")
         samples = pipeline.sample(
@@ -145,7 +137,8 @@ def _samples(pipeline: Pipeline, options: argparse.Namespace, guidance: float) -
             scheduler=options.scheduler,
             n=options.n,
             seed=options.seed,
-            **size,
+            height=options.height,
+            width=options.width,
             **given,
             **{f"unconditional_{name}": value for name, value in none.items()},
         )

@@ -131,14 +131,14 @@ def _generate(options: argparse.Namespace) -> np.ndarray:
         and not is_picture(pipeline.sample_shape)
     ):
         raise BadRequest(f"samples of shape {pipeline.sample_shape} are no picture: --out FILE.npy")
-    usual = pipeline.defaults
-    samples: np.ndarray = pipeline.generate(
-        options.n,
-        usual.steps if options.steps is None else options.steps,
-        options.seed,
-        guidance=usual.guidance if options.guidance is None else options.guidance,
-        conditions=named_values(options.condition),
-        unconditional=named_values(options.unconditional),
+    none = named_values(options.unconditional)
+    samples: np.ndarray = pipeline.sample(
+        n=options.n,
+        seed=options.seed,
+        num_inference_steps=options.steps,
+        guidance_scale=options.guidance,
+        **named_values(options.condition),
+        **{f"unconditional_{name}": value for name, value in none.items()},
     )
     return samples
 
