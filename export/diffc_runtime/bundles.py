@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 
@@ -261,7 +262,15 @@ def _opened_by_first_call(folder: Path, threads: int | None) -> Callable[[], Eng
     """Return a function that gives the engine and opens it once; None without an engine."""
     if not (folder / "engine.json").is_file():
         return None
-    return cache(lambda: open_engine(folder, threads))
+    opening, engines = Lock(), list[Engine]()
+
+    def engine() -> Engine:
+        with opening:  # of two first calls in two threads one waits for the other's engine
+            if not engines:
+                engines.append(open_engine(folder, threads))
+        return engines[0]
+
+    return engine
 
 
 def batched_decoder(
