@@ -72,6 +72,12 @@ def test_pictures_and_arrays_are_what_the_server_gave(save, tmp_path):
     assert not list(tmp_path.glob("c*")) and not list(tmp_path.glob(".*"))
 
 
+def test_a_number_that_the_server_cannot_be_sent_is_a_value_error(client):
+    for name, kind in (("seed", "int64"), ("steps", "int32")):
+        with pytest.raises(ValueError, match=rf"{name} {2**70} is too large for {kind}"):
+            client["inputs"](**{name: 2**70})
+
+
 def test_a_file_that_is_no_array_is_a_value_error(client, tmp_path):
     for content in (b"", b"PK\x03\x04, and no archive", b"no array"):
         (tmp_path / "x.npy").write_bytes(content)

@@ -51,7 +51,12 @@ def _array(name: str, value: Any) -> np.ndarray:
     if name in _TEXTS:
         texts = [value] if isinstance(value, str) else value
         return np.array([text.encode() for text in texts], np.object_)
-    return np.array([value], _KINDS[name]) if name in _KINDS else np.asarray(value)
+    if name not in _KINDS:
+        return np.asarray(value)
+    try:
+        return np.array([value], _KINDS[name])
+    except OverflowError:
+        raise ValueError(f"{name} {value} is too large for {np.dtype(_KINDS[name])}") from None
 
 
 def generate(url: str, model: str = "pipeline", **values: Any) -> np.ndarray:
