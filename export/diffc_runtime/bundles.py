@@ -82,7 +82,11 @@ def open_bundle(folder: str | Path, threads: int | None = None) -> Pipeline:
     reason = no_place(folder)
     if reason is not None:
         raise BadRequest(f"folder: {reason}")
-    folder = Path(folder).expanduser().absolute()
+    try:
+        folder = Path(folder).expanduser().absolute()
+    except RuntimeError:
+        words = f"'{folder}' begins with a home folder, and nothing here says where that is"
+        raise BadRequest(f"folder: {words}: write the path in full") from None
     settings = read_settings(folder)
     place = fitting_engine(folder, settings)
     engine = open_engine(place, threads)

@@ -224,6 +224,11 @@ def test_threads_that_no_runtime_can_start_are_refused(threads, tmp_path):
         open_engine(tmp_path, threads)
 
 
+def test_a_home_folder_that_nobody_knows_is_one_line():
+    with pytest.raises(BadRequest, match="'~nobody-of-this-name/bundle' begins with a home folder"):
+        open_bundle("~nobody-of-this-name/bundle")
+
+
 def test_values_are_shown_in_one_short_line():
     assert value_words("ab") == "'ab'" and value_words("it's") == "'it's'"
     assert value_words("a\nb") == r"'a\nb'" and value_words(None) == "None"
