@@ -179,10 +179,10 @@ def _samples(pipe: Pipeline, request: _ImageOptions) -> Array:
     from diffc_runtime.errors import BadRequest
     from diffc_runtime.image_inputs import image_arguments
     from diffc_runtime.images import is_picture
-    from diffc_runtime.saving import ARRAY
+    from diffc_runtime.saving import holds_samples
 
     shape = tuple(pipe.sample_shape)
-    if request.out.suffix != ARRAY and pipe.decode is None and not is_picture(shape):
+    if not holds_samples(request.out) and pipe.decode is None and not is_picture(shape):
         raise BadRequest(
             f"samples of shape {shape} are no pictures, and there is no VAE to decode them: "
             "name an .npy with --out"
@@ -224,12 +224,12 @@ def _save(samples: dict[str, Array], files: list[Path], compare: bool) -> None:
 
     from diffc.output import SIDES
     from diffc_runtime.images import grid, to_uint8
-    from diffc_runtime.saving import ARRAY, save_samples, write_picture
+    from diffc_runtime.saving import holds_samples, save_samples, write_picture
 
     if not compare:
         (only,) = samples.values()
         save_samples(only, files)
-    elif files[0].suffix == ARRAY:
+    elif holds_samples(files[0]):
         save_samples(np.stack([samples[side] for side in SIDES]), files)
     else:
         pixels = np.concatenate([to_uint8(samples[side]) for side in SIDES])

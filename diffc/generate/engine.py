@@ -43,10 +43,7 @@ class OutEngine:
 
     def suits(self, device: str | None, dtype: str | None) -> bool:
         """True if it runs on the device and computes in the precision that are wanted."""
-        facts = target_of(self.target).facts
-        if device is not None and _DEVICES.get(facts.device) != device:
-            return False
-        return dtype is None or self._precision == dtype
+        return is_on(self.target, device) and (dtype is None or self._precision == dtype)
 
     @property
     def _precision(self) -> str | None:
@@ -56,6 +53,11 @@ class OutEngine:
             return read_info(engine_folder(self.out, self.target, self.side)).precision_found
         except DiffcError:
             return None
+
+
+def is_on(target: str, device: str | None) -> bool:
+    """True if a target's engines run on the device; None is any."""
+    return device is None or _DEVICES.get(target_of(target).facts.device) == device
 
 
 def candidates(out: Path, side: str, target: str | None) -> list[OutEngine]:

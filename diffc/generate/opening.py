@@ -134,9 +134,14 @@ def _open_bundle(request: OpenRequest) -> Pipeline:
     from diffc_runtime import open_bundle
 
     opened = open_bundle(request.out)
-    built = opened.runs_on.split()[0]
+    built, precision = opened.runs_on.split(maxsplit=1)
     if request.target not in (None, built) or request.side != "compressed":
         raise RequestError(f"{request.out} is a bundle with one engine, for '{built}'")
+    if not engine.is_on(built, request.device) or request.dtype not in (None, precision):
+        raise UnavailableError(
+            f"{request.out}: its engine, {opened.runs_on}, is not {_wishes(request)}",
+            hint="diffc bundle writes one of another engine",
+        )
     return opened
 
 

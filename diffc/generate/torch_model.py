@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import weakref
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from shutil import rmtree
+from tempfile import mkdtemp
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import torch
@@ -42,6 +42,7 @@ from diffc.torch_state import own_state, survive_forks
 from diffc_export.events import drain
 from diffc_runtime import Pipeline
 from diffc_runtime.bundles import pipeline_of
+from diffc_runtime.files import remove_with
 from diffc_runtime.image_inputs import DecodeMasked, Encode, Posterior
 from diffc_runtime.latent_scale import in_denoisers_scale
 from diffc_runtime.prompt_plan import PLAN_FILE, TEXT_FOLDER
@@ -120,13 +121,15 @@ def _prompts(out: Path, source: Source) -> PromptEncoder | None:
         return torch_prompts(source, text)
     if text_stage(source, recipe) is None:
         return None
-    scratch = TemporaryDirectory(prefix="diffc-text-")
-    text = Path(scratch.name)
-    write_texts(source, RunShape.of(recipe), recipe.data.guidance, text)
-    if not (text / PLAN_FILE).is_file():
-        return None
-    prompts = torch_prompts(source, text)
-    weakref.finalize(prompts, scratch.cleanup)  # tokenizers are read with the first prompt
+    text, prompts = Path(mkdtemp(prefix="diffc-text-")), None
+    try:
+        write_texts(source, RunShape.of(recipe), recipe.data.guidance, text)
+        if (text / PLAN_FILE).is_file():
+            prompts = torch_prompts(source, text)
+            remove_with(prompts, text)  # tokenizers are read with the first prompt
+    finally:
+        if prompts is None:
+            rmtree(text, ignore_errors=True)
     return prompts
 
 

@@ -47,6 +47,7 @@
     errors.py      what can go wrong, and the exit code each case ends with
     servers/       templates for inference servers: copied into a bundle, never imported
     arguments.py   conditions on a command line
+    array_files.py what numpy raises for a file of arrays that is damaged
     __main__.py    python -m diffc_runtime generate | info
 
 Only relative imports, so that the folder works under any name, wherever it is copied. What is

@@ -29,7 +29,7 @@ from .files import no_place
 from .image_inputs import image_arguments
 from .images import is_picture
 from .pipeline import Pipeline
-from .saving import ARRAY, check_files, file_words, output_files, save_samples
+from .saving import check_files, file_words, holds_samples, output_files, save_samples
 from .schedulers import NAMES, own_name
 from .values import Array
 
@@ -116,25 +116,17 @@ def _generate(options: argparse.Namespace) -> None:
     if options.unconditional and guidance == 1:
         raise BadRequest("--unconditional has no effect without a --guidance other than 1")
     start = time.perf_counter()
-    samples = _samples(pipeline, options, guidance)
+    samples = _samples(pipeline, options)
     seconds = time.perf_counter() - start
     save_samples(samples, files)
     count = "1 image" if len(samples) == 1 else f"{len(samples)} images"
     print(f"{file_words(files)}: {count} in {seconds:.2f} s", file=sys.stderr)
 
 
-def _samples(pipeline: Pipeline, options: argparse.Namespace, guidance: float) -> Array:
+def _samples(pipeline: Pipeline, options: argparse.Namespace) -> Array:
     """Make the samples; a note on a prompt that was cut is a line of its own."""
     given, none = named_values(options.condition), named_values(options.unconditional)
     given |= image_arguments(options.image, options.mask, options.strength)
-    size = {"height": options.height, "width": options.width}
-    if not options.prompt and options.image is None and not any(size.values()):
-        if options.negative_prompt is not None:
-            raise BadRequest("--negative-prompt needs a prompt beside it")
-        steps = pipeline.defaults.steps if options.steps is None else options.steps
-        return pipeline.generate(
-            options.n, steps, options.seed, options.scheduler, guidance, given, none
-        )
     with warnings.catch_warnings(record=True) as notes:
         warnings.simplefilter("always")
         samples = pipeline.sample(
@@ -145,7 +137,8 @@ def _samples(pipeline: Pipeline, options: argparse.Namespace, guidance: float) -
             scheduler=options.scheduler,
             n=options.n,
             seed=options.seed,
-            **size,
+            height=options.height,
+            width=options.width,
             **given,
             **{f"unconditional_{name}": value for name, value in none.items()},
         )
@@ -157,7 +150,7 @@ def _samples(pipeline: Pipeline, options: argparse.Namespace, guidance: float) -
 def _check_picture(pipeline: Pipeline, out: Path) -> None:
     """Raise BadRequest if the output is a picture and the samples are latents or video frames."""
     shape = pipeline.sample_shape
-    if out.suffix != ARRAY and pipeline.decode is None and not is_picture(shape):
+    if not holds_samples(out) and pipeline.decode is None and not is_picture(shape):
         raise BadRequest(f"samples of shape {shape} are no picture: name an .npy with --out")
 
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from .array_files import DAMAGE
+from .calls import ARGUMENTS
 from .errors import BadRequest
 
 
@@ -17,13 +19,16 @@ def named_values(given: Sequence[str]) -> dict[str, Any]:
         name -> value, an array for a file.
 
     Raises:
-        BadRequest: The text has another form, or a file cannot be read.
+        BadRequest: The text has another form, a file cannot be read, or the name is that of
+            another argument of a call.
     """
     values = {}
     for item in given:
         name, sign, text = item.partition("=")
         if not sign:
             raise BadRequest(f"a condition is NAME=NUMBER or NAME=FILE.npy, not '{item}'")
+        if name in ARGUMENTS:
+            raise BadRequest(f"'{name}' is no condition of a model: --help has the flag for it")
         values[name] = _value(name, text)
     return values
 
@@ -32,7 +37,7 @@ def _value(name: str, text: str) -> Any:
     if text.endswith(".npy"):
         try:
             return np.load(text, allow_pickle=False)
-        except (OSError, ValueError) as error:
+        except DAMAGE as error:
             raise BadRequest(f"condition '{name}': cannot read {text}: {error}") from None
     try:
         return int(text)

@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 
@@ -45,17 +46,22 @@ def read_settings(folder: Path) -> JsonObject:
     """Return the content of pipeline.json.
 
     Raises:
-        UnfitEngine: The file is missing or damaged, or has a format that this runtime cannot read.
+        UnfitEngine: The file is missing or damaged, cannot be read, or has a format that this
+            runtime does not know.
     """
     path = folder / "pipeline.json"
     try:
         settings: JsonObject = json.loads(path.read_text())
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         raise UnfitEngine(f"{folder} is not a bundle: it has no pipeline.json") from None
+    except OSError as error:
+        raise UnfitEngine(f"{path} cannot be read: {error.strerror}") from None
     except ValueError:
         raise UnfitEngine(f"{path} is damaged: it is not JSON") from None
     if not isinstance(settings, dict) or settings.get("format") != FORMAT:
         raise UnfitEngine(f"{path} is not of format {FORMAT}, the one that this runtime reads")
+    if not isinstance(settings.get("scheduler"), dict):
+        raise UnfitEngine(f"{path} is damaged: it has no scheduler's config")
     return settings
 
 
@@ -76,7 +82,11 @@ def open_bundle(folder: str | Path, threads: int | None = None) -> Pipeline:
     reason = no_place(folder)
     if reason is not None:
         raise BadRequest(f"folder: {reason}")
-    folder = Path(folder).expanduser().absolute()
+    try:
+        folder = Path(folder).expanduser().absolute()
+    except RuntimeError:
+        words = f"'{folder}' begins with a home folder, and nothing here says where that is"
+        raise BadRequest(f"folder: {words}: write the path in full") from None
     settings = read_settings(folder)
     place = fitting_engine(folder, settings)
     engine = open_engine(place, threads)
@@ -177,6 +187,7 @@ def misfits(folder: Path, settings: JsonObject | None = None) -> dict[Path, str 
     return {
         engine: misfit(read_info(engine)) or missing_file([engine, *beside])
         for engine in sorted(folder.glob("engine*"))
+        if engine.is_dir()
     }
 
 
@@ -255,7 +266,15 @@ def _opened_by_first_call(folder: Path, threads: int | None) -> Callable[[], Eng
     """Return a function that gives the engine and opens it once; None without an engine."""
     if not (folder / "engine.json").is_file():
         return None
-    return cache(lambda: open_engine(folder, threads))
+    opening, engines = Lock(), list[Engine]()
+
+    def engine() -> Engine:
+        with opening:  # of two first calls in two threads one waits for the other's engine
+            if not engines:
+                engines.append(open_engine(folder, threads))
+        return engines[0]
+
+    return engine
 
 
 def batched_decoder(

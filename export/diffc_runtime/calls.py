@@ -44,7 +44,7 @@ REQUEST = {
 }
 """What a request to a server may have beside prompts and conditions: name -> type of its value."""
 PROMPTS = ("prompt", "negative_prompt")
-_OWN = (
+ARGUMENTS = (
     *PROMPTS,
     "num_inference_steps",
     "guidance_scale",
@@ -177,8 +177,8 @@ def _check_known(pipe: Pipeline, given: Mapping[str, object], prefix: str) -> No
     for name in given:
         if name in conditions:
             continue
-        close = nearest(name, [*_OWN, *conditions])
-        takes = f"a call takes {', '.join(_OWN)}, and the model's conditions"
+        close = nearest(name, [*ARGUMENTS, *conditions])
+        takes = f"a call takes {', '.join(ARGUMENTS)}, and the model's conditions"
         hint = f"did you mean {' or '.join(close)}?" if close else takes
         known = ", ".join(conditions) or "none"
         message = f"unknown condition '{prefix}{name}' (the model takes: {known})"
@@ -314,18 +314,14 @@ def conditions_of(pipe: Pipeline, call: ImageCall, n: int, scale: float | None) 
     """
     check_numbers(n, call.seed)
     scale = None if scale is None else check_guidance(scale)
-    usual = pipe.defaults
-    given = (
-        dict[str, object]() if usual.conditions is None else dict(usual.conditions(call.seed, n))
-    )
+    given = dict[str, object]()
     none = dict(call.unconditional)
-    guidance = usual.guidance if scale is None else scale
+    guidance = pipe.defaults.guidance if scale is None else scale
     if call.prompts is not None:
         assert pipe.prompts is not None
         taken = {spec.name for spec in pipe.conditions}
         fixed = fixed_at_size(pipe.prompts.fixed, call.size)
-        given = {name: value for name, value in given.items() if name not in IMAGE_CONDITIONS}
-        given |= {name: value for name, value in fixed.items() if name in taken}
+        given = {name: value for name, value in fixed.items() if name in taken}
         if pipe.prompts.plan.guidance is not None:
             guidance = 1.0
         of_prompts, of_none = _prompt_conditions(pipe, call, guidance != 1.0)
@@ -333,10 +329,34 @@ def conditions_of(pipe: Pipeline, call: ImageCall, n: int, scale: float | None) 
         none = {**of_none, **none}
     guidance = _give_scale(pipe, given, scale, guidance)
     given |= call.conditions
+    given |= _usual_conditions(pipe, call, n, given)
     known = {**(pipe.unconditional or {}), **none}
     if known:  # a condition without a value for "none" stays what it is
         none = {**{name: value for name, value in given.items() if name not in known}, **none}
     return CallConditions(given, none, guidance)
+
+
+def _usual_conditions(
+    pipe: Pipeline, call: ImageCall, n: int, given: Mapping[str, object]
+) -> Mapping[str, object]:
+    """Return the pipeline's own values of the conditions that a call leaves open.
+
+    A prompt and an image stand for themselves: no image of the pipeline's own lies beside them.
+
+    Args:
+        pipe: The pipeline.
+        call: The call.
+        n: The number of images.
+        given: What the call says.
+    """
+    of_call = {*given, *(IMAGE_CONDITIONS if call.prompts or call.image else ())}
+    left_open = [spec.name for spec in pipe.conditions if spec.name not in of_call]
+    if pipe.defaults.conditions is None or not left_open:
+        return {}
+    usual = pipe.defaults.conditions(call.seed, n)
+    usual = {name: usual[name] for name in left_open if name in usual}
+    is_usual_size = call.size is None or call.size == pipe.image_sizes[0]
+    return usual if is_usual_size else fixed_at_size(usual, call.size)
 
 
 def _give_scale(

@@ -38,14 +38,16 @@ def read_engine_json(folder: Path) -> dict[str, Any]:
     """Return the content of engine.json; no other file is looked at.
 
     Raises:
-        InputError: The file is missing or damaged, or has another format.
+        InputError: The file is missing or damaged, cannot be read, or has another format.
     """
     path = folder / NAME
     try:
         content = json.loads(path.read_text())
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         hint = "`diffc build` makes one"
         raise InputError(f"{folder} is not an engine folder: no {NAME}", hint=hint) from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from None
     except ValueError as error:
         raise InputError(f"{path} is damaged ({type(error).__name__}: {error})") from None
     if not isinstance(content, dict) or "format" not in content:
@@ -67,11 +69,16 @@ def check_files(folder: Path, files: Mapping[str, str]) -> None:
 
     Raises:
         DamagedEngine: Naming the first file that is missing or was altered since the build.
+        InputError: Naming the first file that cannot be read.
     """
     for name, expected in files.items():
         path = folder / name
         if not path.is_file():
             raise DamagedEngine(f"{path} is missing", hint="build the engine again")
-        if file_digest(path) != expected:
+        try:
+            digest = file_digest(path)
+        except OSError as error:
+            raise InputError(f"{path} cannot be read: {error.strerror}") from None
+        if digest != expected:
             hint = "build the engine again"
             raise DamagedEngine(f"{path} was cut or altered since it was built", hint=hint)

@@ -18,7 +18,7 @@ from typing import Any
 from . import loaders
 from .checks import is_whole_number
 from .engine_folder import check_files, read_engine_json
-from .errors import BadRequest, DamagedEngine, InputError, UnfitEngine, value_words
+from .errors import BadRequest, InputError, UnfitEngine, value_words
 from .fit import misfit
 from .keywords import checked_keywords
 from .machine import cpu
@@ -62,7 +62,7 @@ def open_engine(folder: Path, threads: int | None = None) -> Engine:
 
     Raises:
         UnfitEngine: It was built for another machine or version, its runtime is not installed or
-            cannot load it, or a file was cut or altered.
+            cannot load it, or a file was cut or altered or cannot be read.
         BadRequest: ``threads`` is no whole number from 1 to 1024.
     """
     if threads is not None:
@@ -73,7 +73,7 @@ def open_engine(folder: Path, threads: int | None = None) -> Engine:
         raise UnfitEngine(f"{folder}: {reason}")
     try:
         check_files(folder, info["files"])
-    except DamagedEngine as error:
+    except InputError as error:
         raise UnfitEngine(str(error)) from None
     run = load_engine(folder, info, int(threads or cpu.cores()))
     return Engine(info, specs(info), batches(info), run)

@@ -4,6 +4,7 @@
     new_file                    a temporary file that takes a file's place at the end
     write_bytes, write_text     the same for content that is in memory
     temporary_folder            a folder that is removed at the end
+    remove_with                 removes a folder when an object is gone
     new_folder                  a temporary folder that takes a folder's place at the end
     rename_folder               the last step of new_folder
     utf8_path                   a path for libraries that take UTF-8 whatever the locale is
@@ -20,6 +21,7 @@ import hashlib
 import os
 import shutil
 import uuid
+import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -99,6 +101,19 @@ def temporary_folder(parent: Path, name: str = "") -> Iterator[Path]:
     try:
         yield folder
     finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_with(owner: object, folder: Path) -> None:
+    """Remove ``folder`` when ``owner`` is gone, or when this process ends.
+
+    Processes that are forked off share it, and leave it when they end.
+    """
+    weakref.finalize(owner, _remove_in, os.getpid(), folder)
+
+
+def _remove_in(process: int, folder: Path) -> None:
+    if os.getpid() == process:
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -134,12 +134,14 @@ def _several(what: str, given: object) -> Sequence[object]:
 
 
 def _sides(given: object) -> tuple[int, ...]:
-    """Return (height, width) of one image; () of what is none."""
+    """Return (height, width) of one image, or of an array of several; () of what is none."""
     size = getattr(given, "size", None)
     if hasattr(given, "convert") and isinstance(size, tuple):
         return size[::-1]
     array = numpy_of(given)
-    return () if array is None else array.shape[:2]
+    if array is None:
+        return ()
+    return array.shape[1:3] if array.ndim == 4 else array.shape[:2]
 
 
 def _pixels(what: str, given: object, channels: int) -> Array:
@@ -343,7 +345,7 @@ def begin_with(pipe: Pipeline, given: GivenImages, n: int, seed: int, first: int
     _check_mask_fits(names, masks is not None)
     if EDITED_IMAGE in names:
         mean, _ = _encode(pipe, images)
-        return Start(conditions={EDITED_IMAGE: mean})
+        return Start(conditions={EDITED_IMAGE: np.broadcast_to(mean, (n, *mean.shape[1:]))})
     whole, pixels = given.strength == 1, None if masks is None else (images, masks)
     if MASK in names and masks is not None:
         clean = None if whole else _samples(pipe, images, streams)

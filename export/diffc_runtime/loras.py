@@ -19,8 +19,6 @@ import json
 import os
 import shutil
 import tempfile
-import weakref
-import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -30,10 +28,11 @@ from typing import Any
 
 import numpy as np
 
+from .array_files import DAMAGE
 from .engine_folder import LORA_SUFFIX
 from .engines import load_engine, read_info
 from .errors import BadRequest, UnfitEngine, value_words
-from .files import new_file
+from .files import new_file, remove_with
 from .machine import cpu
 from .values import Array, Denoise
 
@@ -41,7 +40,6 @@ FORMAT = 1
 MOST_OPEN = 4
 """How many LoRAs an engine stays open with; the one whose last use is longest ago is closed."""
 _ABOUT = "about"
-_DAMAGE = (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError)
 
 
 @dataclass(frozen=True)
@@ -114,7 +112,7 @@ def read_lora(path: Path) -> EngineLora:
             return EngineLora({str(k): str(v) for k, v in about["files"].items()}, changes)
     except UnfitEngine:
         raise
-    except (*_DAMAGE, zipfile.BadZipFile) as error:
+    except (*DAMAGE, KeyError, TypeError, AttributeError) as error:
         raise UnfitEngine(
             f"{path} is damaged ({type(error).__name__}): adapt the LoRA again"
         ) from None
@@ -142,7 +140,8 @@ class LoraEngine:
         threads: For engines on a processor.
 
     Raises:
-        UnfitEngine: The LoRA is damaged or of another engine, or the engine cannot be opened.
+        UnfitEngine: The LoRA is damaged or of another engine, or the engine cannot be opened, or
+            copied.
     """
 
     def __init__(self, folder: Path, path: Path, threads: int) -> None:
@@ -152,12 +151,18 @@ class LoraEngine:
                 f"{path} is of another engine than {folder}: adapt the LoRA again "
                 "(diffc adapt LORA OUT --engines)"
             )
-        copy = Path(tempfile.mkdtemp(prefix="diffc-lora-"))
-        # some runtimes read the file again for another batch size
-        weakref.finalize(self, shutil.rmtree, copy, ignore_errors=True)
-        for file in info["files"]:
-            _place(folder / file, copy / file, whole=file in lora.files)
-        _add(lora, copy, path)
+        try:
+            copy = Path(tempfile.mkdtemp(prefix="diffc-lora-"))
+            # some runtimes read the file again for another batch size
+            remove_with(self, copy)
+            for file in info["files"]:
+                _place(folder / file, copy / file, whole=file in lora.files)
+            _add(lora, copy, path)
+        except OSError as error:
+            raise UnfitEngine(
+                f"cannot copy the engine for the LoRA '{path.stem}' to the folder for temporary "
+                f"files (TMPDIR): {error.strerror or error}"
+            ) from None
         self._run = load_engine(copy, info, threads)
 
     def __call__(self, inputs: dict[str, Array]) -> Array:

@@ -20,6 +20,7 @@ from threading import Lock
 
 import numpy as np
 
+from .array_files import DAMAGE
 from .engines import Engine, open_engine
 from .errors import UnfitEngine
 from .json_types import JsonObject
@@ -266,12 +267,14 @@ def open_prompts(
 
 
 def read_plan(folder: Path) -> PromptPlan:
-    """Return the plan of a folder. Raises UnfitEngine where it is missing or damaged."""
+    """Return the plan of a folder. Raises UnfitEngine where it cannot be read or is damaged."""
     path = folder / PLAN_FILE
     try:
         content: JsonObject = json.loads(path.read_text("utf-8"))
-    except OSError:
+    except FileNotFoundError:
         raise UnfitEngine(f"{path} is missing") from None
+    except OSError as error:
+        raise UnfitEngine(f"{path} cannot be read: {error.strerror}") from None
     except ValueError:
         raise UnfitEngine(f"{path} is damaged: it is not JSON") from None
     plan = plan_from(content, str(path))
@@ -288,7 +291,7 @@ def read_fixed(folder: Path) -> tuple[dict[str, Array], dict[str, Array]]:
     try:
         with np.load(path, allow_pickle=False) as stored:
             values = {name: stored[name] for name in stored.files}
-    except (OSError, ValueError) as error:
+    except DAMAGE as error:
         raise UnfitEngine(f"{path} is damaged: {error}") from None
     null = {k.removeprefix(_NULL): v for k, v in values.items() if k.startswith(_NULL)}
     return {k: v for k, v in values.items() if not k.startswith(_NULL)}, null

@@ -13,37 +13,48 @@ import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import BadRequest
+from .checks import MOST_IMAGES, check_whole_number
+from .errors import BadRequest, in_short
 from .files import no_place
 from .images import grid, to_uint8, write_file, write_png
 from .values import Array
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 ARRAY = ".npy"
+_OWN_FORMAT = ".png"
+"""What is written without Pillow."""
 
 
 def output_files(out: Path, n: int, as_grid: bool = False) -> list[Path]:
     """Return the files that ``n`` images go to.
 
     Raises:
-        BadRequest: The name does not end as a picture's, or an array's.
+        BadRequest: The name does not end as a picture's, or an array's, or ``n`` is out of range.
     """
+    check_whole_number("n, the number of images,", n, 1, MOST_IMAGES)
     if out.suffix.lower() not in (*PICTURES, ARRAY):
         raise BadRequest(f"--out must end in {', '.join(PICTURES)} or {ARRAY}, not '{out.name}'")
-    if n <= 1 or as_grid or out.suffix == ARRAY:
+    if n == 1 or as_grid or holds_samples(out):
         return [out]
     return [out.with_name(f"{out.stem}-{i}{out.suffix}") for i in range(n)]
+
+
+def holds_samples(path: Path) -> bool:
+    """Return True if a file of this name is an array of samples, and no picture."""
+    return path.suffix.lower() == ARRAY
 
 
 def check_files(files: Sequence[Path], overwrite: bool = False) -> None:
     """Refuse files that cannot be written or would be overwritten, before there are images.
 
     Raises:
-        BadRequest: The folder does not exist or cannot be written to, or a file is there.
+        BadRequest: The folder does not exist or cannot be written to, a file is there, or no
+            package here writes its format.
     """
     reason = next((reason for file in files if (reason := no_place(file))), None)
     if reason is not None:
@@ -58,6 +69,8 @@ def check_files(files: Sequence[Path], overwrite: bool = False) -> None:
             raise BadRequest(f"--out: {file} is a folder, not a file")
         if file.exists() and not overwrite:
             raise BadRequest(f"{file} exists: name another file with --out, or --force replaces it")
+    if files[0].suffix.lower() not in (_OWN_FORMAT, ARRAY):
+        _pillow_for(files[0].suffix)
 
 
 def file_words(files: Sequence[Path]) -> str:
@@ -71,7 +84,7 @@ def save_samples(samples: Array, files: Sequence[Path]) -> None:
     Raises:
         BadRequest: A file cannot be written, or the samples are no pictures.
     """
-    if files[0].suffix == ARRAY:
+    if holds_samples(files[0]):
         content = io.BytesIO()
         np.save(content, samples)
         write_file(files[0], content.getvalue())
@@ -86,16 +99,32 @@ def write_picture(path: Path, picture: NDArray[np.uint8]) -> None:
     """Write (H, W, C) with 1 or 3 channels in the format of the file's ending.
 
     Raises:
-        BadRequest: The file cannot be written, or Pillow is missing for its format.
+        BadRequest: The file cannot be written, Pillow is missing for its format, or the picture is
+            too large for it.
     """
-    if path.suffix.lower() == ".png":
+    if path.suffix.lower() == _OWN_FORMAT:
         write_png(path, picture)
         return
+    image, content = _pillow_for(path.suffix), io.BytesIO()
+    pixels = picture[..., 0] if picture.shape[-1] == 1 else picture
+    kind = image.registered_extensions()[path.suffix.lower()]
+    try:
+        image.fromarray(pixels).save(content, format=kind)
+    except (OSError, ValueError) as error:
+        height, width = pixels.shape[:2]
+        reason = f"Pillow takes no {width}x{height} pixels ({in_short(error)}); .png has no limit"
+        raise BadRequest(f"cannot write {path}: {reason}") from None
+    write_file(path, content.getvalue())
+
+
+def _pillow_for(ending: str) -> ModuleType:
+    """Return Pillow's module. Raises BadRequest where there is none, or none for the format."""
     try:
         from PIL import Image
     except ImportError:
-        raise BadRequest(f"{path.suffix} files need Pillow: pip install pillow, or .png") from None
-    content, kind = io.BytesIO(), path.suffix.lower()[1:].replace("jpg", "jpeg")
-    pixels = picture[..., 0] if picture.shape[-1] == 1 else picture
-    Image.fromarray(pixels).save(content, format=kind)
-    write_file(path, content.getvalue())
+        raise BadRequest(f"{ending} files need Pillow: pip install pillow, or .png") from None
+    if Image.registered_extensions().get(ending.lower()) not in Image.SAVE:
+        raise BadRequest(
+            f"the Pillow that is here writes no {ending} files: name a .png with --out"
+        )
+    return Image

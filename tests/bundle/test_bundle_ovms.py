@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+import socketserver
 import subprocess
 import sys
 import threading
@@ -23,7 +24,8 @@ from diffc.errors import RequestError
 from diffc_export.events import drain
 from diffc_export.targets import target
 from diffc_export.targets.base import BuildOptions
-from diffc_runtime import open_bundle, to_uint8
+from diffc_runtime import BadRequest, UnfitEngine, open_bundle, to_uint8
+from diffc_runtime.servers.ovms import client
 
 ov = pytest.importorskip("openvino", reason="needs openvino (diffc[openvino])")
 
@@ -55,6 +57,21 @@ def folder(openvino_out, tmp_path_factory) -> Path:
 def url(folder):
     with serving(folder) as address:
         yield address
+
+
+@contextmanager
+def answering(content: bytes) -> Iterator[str]:
+    """What answers every request with the same bytes."""
+
+    class Answer(socketserver.BaseRequestHandler):
+        def handle(self):
+            self.request.recv(1 << 16)
+            self.request.sendall(content)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Answer) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
 
 
 @contextmanager
@@ -146,6 +163,30 @@ def test_a_server_that_is_not_there_and_a_wrong_request_are_one_line(folder, url
     wrong = asked(folder, url, tmp_path / "x.npy", "--steps", "0")
     assert wrong.returncode == 1 and wrong.stderr.startswith("error: steps must")
     assert len(gone.stderr.splitlines()) == len(wrong.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"\0\0\x12\x04\0\0\0\0\0", r"speaks no REST of a model server \(.*\)$"),  # gRPC's port
+        (b"HTTP/1.1 200 OK\r\n\r\n<html>\n", r"speaks no REST of a model server \(.*\)$"),
+        (b"HTTP/1.1 200 OK\r\n\r\n[]", "gives no output of a model$"),
+        (b'HTTP/1.1 200 OK\r\n\r\n{"outputs": []}', "gives no output of a model$"),
+        (b"HTTP/1.1 404 Not Found\r\n\r\n<html>\n<body>no\n", "/infer: <html> <body>no$"),
+        (b"HTTP/1.1 404 Not Found\r\n\r\n", "/infer: HTTP Error 404: Not Found$"),
+        (b"", "no server answers at .*: Remote end closed connection"),
+    ],
+)
+def test_what_is_no_model_server_is_one_line(content, says):
+    with answering(content) as url, pytest.raises(UnfitEngine, match=says) as caught:
+        client.model_call(url, "denoiser", "x")({"sample": np.zeros((1, 2), np.float32)})
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["", "localhost:8000", "file:///models", "models"])
+def test_what_is_no_address_is_one_line(url):
+    with pytest.raises(BadRequest, match=f"address is http://HOST:PORT, not '{url}'"):
+        client.open_server(url)
 
 
 def test_another_targets_engine_is_refused(out, tmp_path):

@@ -273,6 +273,28 @@ def test_conditions_and_guidance(conditional_out, tmp_path):
     assert np.abs(without - mine).max() > 0.01
 
 
+def test_the_program_takes_what_a_call_takes(tmp_path):
+    """A condition without a value for "none" stays what it is, and no side is 0."""
+    engine = tmp_path / "out" / "engines" / "ort-cpu" / "compressed"
+    tiny_engines.engine_folder(engine, conditions=True, unconditional={"class_labels": 0})
+    write_bundle(tmp_path / "out", tmp_path / "bundle", server="none")
+    text = np.random.default_rng(0).standard_normal((4, 5)).astype(np.float32)
+    np.save(tmp_path / "text.npy", text)
+    asked = (
+        "--n", "2", "--steps", "4", "--guidance", "2.5", "--condition", "class_labels=3",
+        "--condition", f"encoder_hidden_states={tmp_path / 'text.npy'}",
+        "--out", str(tmp_path / "samples.npy"),
+    )  # fmt: skip
+    done = run(tmp_path / "bundle", "generate", *asked)
+    assert done.returncode == 0, done.stderr
+    pipe = open_bundle(tmp_path / "bundle")
+    given = {"class_labels": 3, "encoder_hidden_states": text}
+    mine = pipe.sample(n=2, num_inference_steps=4, guidance_scale=2.5, **given)
+    np.testing.assert_array_equal(np.load(tmp_path / "samples.npy"), mine)
+    done = run(tmp_path / "bundle", "generate", *asked, "--force", "--height", "0")
+    assert done.returncode == 2 and "not built for 0: it makes images of" in done.stderr
+
+
 def blocks(readme: Path, language: str) -> list[str]:
     """The code in a README."""
     return re.findall(rf"```{language}\n(.*?)```", readme.read_text(), re.S)

@@ -17,12 +17,18 @@ PAGE = 4096
 
 
 @pytest.fixture
-def save(monkeypatch):
-    """The client's ``save_images``, by a client that runs without tritonclient."""
+def client(monkeypatch):
+    """What the client's file defines, without tritonclient."""
     monkeypatch.setitem(sys.modules, "tritonclient", ModuleType("tritonclient"))
     monkeypatch.setitem(sys.modules, "tritonclient.http", ModuleType("tritonclient.http"))
     (folder,) = triton.__path__
-    return runpy.run_path(f"{folder}/client.py")["save_images"]
+    return runpy.run_path(f"{folder}/client.py")
+
+
+@pytest.fixture
+def save(client):
+    """The client's ``save_images``."""
+    return client["save_images"]
 
 
 def images(name: str) -> np.ndarray:
@@ -54,8 +60,9 @@ def test_a_file_is_written_whole_or_not(save, tmp_path, name):
 
 def test_pictures_and_arrays_are_what_the_server_gave(save, tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (2, 9, 8, 3), np.uint8)
-    save(pixels, [tmp_path / "a.npy"])
-    assert np.array_equal(np.load(tmp_path / "a.npy"), pixels)
+    for name in ("a.npy", "b.NPY"):
+        save(pixels, [tmp_path / name])
+        assert np.array_equal(np.load(tmp_path / name), pixels)
     save(pixels, [tmp_path / "a-0.png", tmp_path / "a-1.png"])
     assert np.array_equal(np.asarray(Image.open(tmp_path / "a-1.png")), pixels[1])
     save(pixels[..., :1], [tmp_path / "b-0.JPG", tmp_path / "b-1.JPG"])
@@ -63,3 +70,24 @@ def test_pictures_and_arrays_are_what_the_server_gave(save, tmp_path):
     with pytest.raises(ValueError, match="latents, which are no pictures"):
         save(pixels.astype(np.float32), [tmp_path / "c-0.png", tmp_path / "c-1.png"])
     assert not list(tmp_path.glob("c*")) and not list(tmp_path.glob(".*"))
+
+
+def test_a_number_that_the_server_cannot_be_sent_is_a_value_error(client):
+    for name, kind in (("seed", "int64"), ("steps", "int32")):
+        with pytest.raises(ValueError, match=rf"{name} {2**70} is too large for {kind}"):
+            client["inputs"](**{name: 2**70})
+
+
+def test_a_file_that_is_no_array_is_a_value_error(client, tmp_path):
+    for content in (b"", b"PK\x03\x04, and no archive", b"no array"):
+        (tmp_path / "x.npy").write_bytes(content)
+        with pytest.raises(ValueError, match=r"cannot read .*x\.npy: "):
+            client["values_by_name"]([f"x={tmp_path / 'x.npy'}"])
+
+
+def test_names_that_no_picture_can_have_are_refused(client, tmp_path):
+    """Pillow reads .psd and writes none."""
+    assert client["output_files"](tmp_path / "a.NPY", 2, False) == [tmp_path / "a.NPY"]
+    for name in ("a.psd", "a.txt", "a"):
+        with pytest.raises(ValueError, match=f"--out must end as a picture's.*not '{name}'"):
+            client["output_files"](tmp_path / name, 1, False)

@@ -111,6 +111,7 @@ def test_a_file_that_is_there_stays_without_force(out, tmp_path):
         (["--label", "2,-1"], "--label 2,-1: the first class is 0"),
         (["--label", 1], "unknown condition 'class_labels' (the model takes: none)"),
         (["--condition", "x"], "a condition is NAME=NUMBER or NAME=FILE.npy, not 'x'"),
+        (["--condition", "seed=3"], "'seed' is no condition of a model: --help has the flag"),
         (["--target", "trt"], "unknown target 'trt'"),
         (["--dtype", "half"], "unknown dtype 'half'"),
         (["--dense", "--compare"], "--compare shows both sides: leave --dense out"),

@@ -3,6 +3,8 @@
 import hashlib
 import multiprocessing
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -78,6 +80,36 @@ def test_a_folder_stays_as_it_was_when_its_writer_fails(tmp_path):
         (folder / "half").touch()
         raise ZeroDivisionError
     assert os.listdir(tmp_path) == ["goal"] and os.listdir(tmp_path / "goal") == ["old"]
+
+
+FORKED = """
+import os, sys
+from pathlib import Path
+from diffc_runtime.files import remove_with
+
+class Owner: pass
+
+owner, folders = Owner(), [Path(sys.argv[1]) / name for name in "ab"]
+for folder in folders:
+    folder.mkdir()
+remove_with(owner, folders[0])
+remove_with(os, folders[1])
+if os.fork() == 0:
+    del owner
+    sys.exit(0)
+os.wait()
+print(*(folder.is_dir() for folder in folders))
+del owner
+print(*(folder.is_dir() for folder in folders))
+"""
+
+
+def test_a_folder_goes_with_its_owner_and_not_with_a_forked_process(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", FORKED, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines() == ["True True", "False True"], done.stderr
+    assert not any(tmp_path.iterdir()), "what is left goes when the process ends"
 
 
 def test_an_old_folder_comes_back_when_the_new_one_cannot_take_its_place(tmp_path):

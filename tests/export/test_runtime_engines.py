@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import shutil
@@ -10,10 +11,12 @@ import numpy as np
 import pytest
 
 from diffc_export.targets import target
-from diffc_runtime import fit, machine
+from diffc_runtime import fit, machine, open_bundle
+from diffc_runtime.bundles import fitting_engine, read_settings
 from diffc_runtime.engines import batches, open_engine, read_info
 from diffc_runtime.errors import BadRequest, UnfitEngine
 from diffc_runtime.fit import misfit
+from diffc_runtime.prompts import read_plan
 
 
 def altered(engine, tmp_path, **changes):
@@ -148,6 +151,34 @@ def test_refuses_a_cut_file(engine, tmp_path):
     (copy / "model.onnx").unlink()
     with pytest.raises(UnfitEngine, match=r"model\.onnx is missing"):
         open_engine(copy)
+
+
+def test_a_file_without_the_right_to_read_it_is_one_line(engine, monkeypatch):
+    def refused(path):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr("diffc_runtime.engine_folder.file_digest", refused)
+    with pytest.raises(UnfitEngine, match=r"model\.onnx cannot be read: Permission denied$"):
+        open_engine(engine)
+    monkeypatch.setattr("pathlib.Path.read_text", lambda path, *_: refused(path))
+    for read, name in ((read_info, "engine"), (read_settings, "pipeline"), (read_plan, "text")):
+        with pytest.raises(UnfitEngine, match=rf"{name}\.json cannot be read: Permission denied$"):
+            read(engine)
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"format": 99}', "{", '{"format": 1}'])
+def test_refuses_another_pipeline_json(tmp_path, content):
+    (tmp_path / "pipeline.json").write_text(content)
+    with pytest.raises(UnfitEngine, match=r"pipeline\.json is (not of format|damaged)"):
+        open_bundle(tmp_path)
+    with pytest.raises(UnfitEngine, match=r"nowhere is not a bundle: it has no pipeline\.json"):
+        open_bundle(tmp_path / "nowhere")
+
+
+def test_a_file_beside_the_engines_is_none_of_them(engine, tmp_path):
+    (tmp_path / "engine.zip").write_bytes(b"a copy that somebody keeps")
+    shutil.copytree(engine, tmp_path / "engine")
+    assert fitting_engine(tmp_path) == tmp_path / "engine"
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"format": 99}', "{", '{"format": 1}'])

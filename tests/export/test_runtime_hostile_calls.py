@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from diffc_runtime import BadRequest, Pipeline, open_bundle
+from diffc_runtime.arguments import named_values
 from diffc_runtime.bundles import pipeline_of
 from diffc_runtime.engines import open_engine
 from diffc_runtime.errors import value_words
@@ -102,6 +103,21 @@ def test_guidance_without_a_value_for_none_says_what_to_give():
     with pytest.raises(BadRequest, match="unconditional value") as caught:
         pipe()(class_labels=1, guidance_scale=2)
     assert caught.value.hint == "give unconditional_class_labels, or a guidance of 1"
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04, and no archive", b"no array"])
+def test_a_file_that_is_no_array_is_one_line(tmp_path, content):
+    (tmp_path / "x.npy").write_bytes(content)
+    with pytest.raises(BadRequest, match=r"condition 'x': cannot read .*x\.npy: ") as caught:
+        named_values([f"x={tmp_path / 'x.npy'}"])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["n", "seed", "height", "strength", "num_inference_steps"])
+def test_an_argument_is_no_condition_of_a_command_line(name):
+    """It would be given twice, which is Python's own TypeError."""
+    with pytest.raises(BadRequest, match=f"'{name}' is no condition of a model"):
+        named_values([f"{name}=3"])
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.int16, np.int64])
@@ -206,6 +222,11 @@ def test_what_is_no_path_is_no_bundle(folder):
 def test_threads_that_no_runtime_can_start_are_refused(threads, tmp_path):
     with pytest.raises(BadRequest, match="threads must be 1 or more, up to 1024, not "):
         open_engine(tmp_path, threads)
+
+
+def test_a_home_folder_that_nobody_knows_is_one_line():
+    with pytest.raises(BadRequest, match="'~nobody-of-this-name/bundle' begins with a home folder"):
+        open_bundle("~nobody-of-this-name/bundle")
 
 
 def test_values_are_shown_in_one_short_line():

@@ -9,7 +9,7 @@ from PIL import Image
 from diffc_runtime.errors import BadRequest
 from diffc_runtime.image_conditions import EDITED_IMAGE, MASK, MASKED_IMAGE
 from diffc_runtime.image_inputs import image_arguments
-from diffc_runtime.pipeline import Input, Pipeline
+from diffc_runtime.pipeline import Input, Pipeline, PipelineDefaults
 from diffc_runtime.schedulers import scheduler
 
 CONFIG = {"_class_name": "DDIMScheduler", "clip_sample": False}
@@ -79,6 +79,12 @@ def test_an_image_is_the_same_alone_and_among_others(mask) -> None:
     assert np.abs(same[0] - same[1]).max() > 1e-3, "each has its own noise"
 
 
+def test_a_list_may_have_arrays_of_one_image_and_of_several() -> None:
+    one, several, how = pixels(seed=1), pixels((2, 8, 8)), {"num_inference_steps": 2, "seed": 4}
+    samples = latent().sample(image=[several, one], **how)
+    np.testing.assert_array_equal(samples, latent().sample(image=[*several, one], **how))
+
+
 def test_one_image_may_have_several_masks() -> None:
     masks = [np.tri(8, dtype=np.uint8) * 255, np.eye(8, dtype=np.uint8) * 255]
     how = {"image": pixels(), "num_inference_steps": 2, "seed": 4}
@@ -121,12 +127,41 @@ def test_a_denoiser_that_fills_in_gets_mask_and_masked_image() -> None:
         pipe.sample(image=image)
 
 
+def test_beside_a_calls_image_lies_none_of_the_pipelines_own() -> None:
+    """Not even on the side that guidance leads away from."""
+    usual = {
+        MASK: np.ones((1, 4, 4)),
+        MASKED_IMAGE: np.ones((2, 4, 4)),
+        "style": np.ones((1, 1, 1)),
+    }
+    conditions, seen = (Input(name, value.shape) for name, value in usual.items()), {}
+    pipe = latent(
+        *conditions, unconditional={"style": np.zeros((1, 1, 1))},
+        defaults=PipelineDefaults(1, 3.0, conditions=lambda seed, n: usual),
+    )  # fmt: skip
+    pipe.denoise = lambda inputs: denoise(seen.setdefault("inputs", inputs))
+    pipe.sample(image=pixels(), mask_image=np.zeros((8, 8)))
+    for name in (MASK, MASKED_IMAGE):
+        with_style, without = seen["inputs"][name]
+        np.testing.assert_array_equal(with_style, without)
+    assert seen["inputs"]["style"].ravel().tolist() == [1, 0]
+    assert not seen["inputs"][MASK].any()
+
+
 def test_a_denoiser_that_edits_gets_the_image() -> None:
     pipe = latent(Input(EDITED_IMAGE, (2, 4, 4)))
     one, other = (pipe.sample(image=pixels(seed=i), num_inference_steps=2) for i in range(2))
     assert np.abs(one - other).max() > 1e-4
     with pytest.raises(BadRequest, match="edits an image: give image"):
         pipe.sample(num_inference_steps=2)
+
+
+def test_several_pictures_are_made_of_one_image_to_edit() -> None:
+    pipe, how = latent(Input(EDITED_IMAGE, (2, 4, 4))), {"num_inference_steps": 2, "seed": 3}
+    several = pipe.sample(image=pixels(), n=3, **how)
+    each = pipe.sample(image=[pixels()] * 3, **how)
+    assert len(several) == 3
+    np.testing.assert_allclose(several, each, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -145,6 +180,7 @@ def test_a_denoiser_that_edits_gets_the_image() -> None:
         ({"image": "in.png"}, "image is a str: give a Pillow image"),
         ({"image": []}, "empty list"),
         ({"image": [pixels(), pixels((4, 4))]}, "one size"),
+        ({"image": [pixels()[None], pixels((8, 4))[None]]}, "one size"),
         ({"image": pixels().astype(np.float32)}, "floats are in"),
         (
             {"image": pixels().astype(np.int64)},

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
+from PIL import Image
 
 from diffc_runtime.errors import BadRequest
 from diffc_runtime.noise import image_noise
 from diffc_runtime.pipeline import Input, Pipeline, PipelineDefaults
-from diffc_runtime.saving import output_files, save_samples
+from diffc_runtime.saving import check_files, output_files, save_samples, write_picture
 
 CONFIG = {"_class_name": "DDIMScheduler", "prediction_type": "sample", "num_train_timesteps": 30}
 
@@ -51,6 +54,42 @@ def test_defaults_complete_a_call_and_never_exceed_the_training_steps():
     np.testing.assert_allclose(images[:, 0, 0, 0], (np.array([0.2, 0.3, 0.4]) + 1) / 2, atol=1e-6)
     given = pipe(class_labels=[7, 1], output_type="np").images
     np.testing.assert_allclose(given[:, 0, 0, 0], (np.array([0.7, 0.1]) + 1) / 2, atol=1e-6)
+
+
+def test_the_usual_conditions_are_asked_for_where_a_call_leaves_one_open():
+    """They may lie in a file that is not there any more."""
+    counts = []
+
+    def usual(seed: int, n: int):
+        counts.append(n)
+        return {"class_labels": np.zeros(n, np.int64), "size": np.zeros(2)}
+
+    pipe = labelled(defaults=PipelineDefaults(1, conditions=usual))
+    pipe.sample(class_labels=[3, 4], size=[0.1, 0.2])
+    assert not counts
+    pipe.sample(class_labels=[3, 4])
+    assert counts == [2]
+
+
+def test_usual_conditions_that_say_the_size_are_those_of_the_calls():
+    seen = []
+    inputs = [
+        Input("sample", (1, 4, 4), kind="sample", sizes=((4, 4), (8, 4))),
+        Input("timestep", (), "int64", "timestep"),
+        Input("time_ids", (6,)),
+    ]
+
+    def denoise(arrays):
+        seen.append(arrays["time_ids"][0].tolist())
+        return arrays["sample"]
+
+    crops = np.array([[4.0, 4, 1, 2, 4, 4]])
+    usual = PipelineDefaults(1, conditions=lambda seed, n: {"time_ids": np.repeat(crops, n, 0)})
+    pipe = Pipeline(denoise, CONFIG, (1, 4, 4), inputs=inputs, defaults=usual)
+    for size in ({}, {"height": 4}, {"height": 8}, {"image": np.zeros((8, 4, 1)), "strength": 1}):
+        pipe.sample(**size)
+    assert seen == [[4, 4, 1, 2, 4, 4]] * 2 + [[8, 4, 1, 2, 8, 4]] * 2
+    assert crops[0].tolist() == [4, 4, 1, 2, 4, 4], "the usual ones stay what they are"
 
 
 def test_guidance_leads_away_from_none_and_leaves_what_has_no_none():
@@ -104,5 +143,31 @@ def test_files_are_numbered_and_arrays_are_one(tmp_path):
     assert output_files(tmp_path / "a.PNG", 1) == [tmp_path / "a.PNG"]
     with pytest.raises(BadRequest, match="--out must end in"):
         output_files(tmp_path / "a", 1)
-    save_samples(np.zeros((2, 1, 2, 2), np.float32), [tmp_path / "a.npy"])
-    assert np.load(tmp_path / "a.npy").shape == (2, 1, 2, 2)
+    for count in (0, 10**9):  # so many names alone would fill the memory
+        with pytest.raises(BadRequest, match=f"from 1 to 1024, not {count}"):
+            output_files(tmp_path / "a.png", count)
+    for name in ("a.npy", "b.NPY"):
+        files = output_files(tmp_path / name, 2)
+        check_files(files)
+        save_samples(np.zeros((2, 1, 2, 2), np.float32), files)
+        assert np.load(tmp_path / name).shape == (2, 1, 2, 2)
+
+
+def test_a_format_that_cannot_be_written_is_refused_before_there_are_images(tmp_path, monkeypatch):
+    check_files([tmp_path / "a.JPG"])
+    monkeypatch.delitem(Image.SAVE, "WEBP")
+    with pytest.raises(BadRequest, match=r"Pillow that is here writes no \.webp files"):
+        check_files([tmp_path / "a.webp"])
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    with pytest.raises(BadRequest, match=r"\.jpg files need Pillow"):
+        check_files([tmp_path / "a.jpg"])
+    check_files([tmp_path / "a.png"])
+    check_files([tmp_path / "a.npy"])
+
+
+def test_a_grid_that_is_too_large_for_its_format_is_one_line(tmp_path):
+    wide = np.zeros((1, 16384, 3), np.uint8)  # WebP takes 16383 pixels
+    with pytest.raises(BadRequest, match=r"a\.webp: Pillow takes no 16384x1 pixels.*\.png has no"):
+        write_picture(tmp_path / "a.webp", wide)
+    write_picture(tmp_path / "a.png", wide)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]

@@ -18,6 +18,7 @@ from diffc.models.components import Component
 from diffc.models.texts.tokenizers import convert_tokenizer
 from diffc_runtime import BadRequest, Input, Pipeline, UnfitEngine
 from diffc_runtime.prompt_plan import (
+    FIXED_FILE,
     PLAN_FILE,
     EncoderUse,
     GuidanceInput,
@@ -31,6 +32,7 @@ from diffc_runtime.prompts import (
     guidance_value,
     open_prompts,
     put_together,
+    read_fixed,
     read_plan,
 )
 from diffc_runtime.tokens import Tokenizer
@@ -372,6 +374,15 @@ def test_a_damaged_plan_is_one_line(tmp_path, text):
     (tmp_path / PLAN_FILE).write_text(text)
     with pytest.raises(UnfitEngine, match=r"text\.json is (damaged|not of format)"):
         read_plan(tmp_path)
+
+
+@pytest.mark.parametrize("share", [0, 0.5])
+def test_damaged_conditions_of_every_prompt_are_one_line(tmp_path, share):
+    np.savez(tmp_path / FIXED_FILE, time_ids=np.zeros(6))
+    whole = (tmp_path / FIXED_FILE).read_bytes()
+    (tmp_path / FIXED_FILE).write_bytes(whole[: round(share * len(whole))])
+    with pytest.raises(UnfitEngine, match=r"fixed\.npz is damaged"):
+        read_fixed(tmp_path)
 
 
 @pytest.mark.parametrize(

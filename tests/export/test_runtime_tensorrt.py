@@ -74,6 +74,9 @@ class Context:
         self.addresses[name] = address
         return True
 
+    def get_tensor_shape(self, name):
+        return self.shapes["sample"]
+
     def _array(self, name, shape, dtype):
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
         block = (ctypes.c_char * size).from_address(self.addresses[name])
@@ -166,6 +169,29 @@ def test_profiles_of_other_resolutions_are_left_alone(library):
     engine = ServedTrtEngine(fake_trt(log), b"plan", engine_info)
     engine({"sample": np.zeros((2, 3, 8, 8), np.float32), "timestep": np.arange(2)})
     assert log == [(1, 2)]
+
+
+@pytest.mark.parametrize("one_profile", [False, True])
+def test_another_resolution_gets_its_own_output(library, one_profile):
+    """Both ways to build several: a static profile for each, and one over all of them."""
+    log: list[tuple] = []
+    engine_info = info((2, 2, 2), (2, 2, 2))
+    for key in ("min", "opt", "max"):
+        engine_info["profiles"][1]["sample"][key][2:] = [16, 24]
+    if one_profile:
+        usual, large = (profile["sample"] for profile in engine_info["profiles"])
+        engine_info["profiles"] = [{"sample": {**usual, "max": large["max"]}}]
+    engine = ServedTrtEngine(fake_trt(log), b"plan", engine_info)
+    t = np.array([3, 5])
+    for height, width in ((8, 8), (16, 24), (8, 8)):
+        x = np.random.default_rng(height).standard_normal((2, 3, height, width), np.float32)
+        output = engine({"sample": x, "timestep": t})
+        np.testing.assert_array_equal(output, (x + t[:, None, None, None]).astype(np.float32))
+    other = 0 if one_profile else 1
+    assert log == [(0, 2), (other, 2), (0, 2)]
+    assert len(library.memory) == 3, "the smaller buffers were given back"
+    with pytest.raises(UnfitEngine, match=r"not built for batch 2 of sample \(3, 32, 32\)"):
+        engine({"sample": np.zeros((2, 3, 32, 32), np.float32), "timestep": t})
 
 
 def test_an_engine_that_does_not_load_says_who_built_it(library):

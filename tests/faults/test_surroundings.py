@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import pwd
 import subprocess
 import sys
 
@@ -12,6 +13,7 @@ from support.runs import compile_quickly, refusal
 
 from diffc.errors import RequestError
 from diffc.launch import is_launched, process_rank, without_leftovers
+from diffc.measure.quality.base import hub_folder
 from diffc.runner import Stage, StageRunner
 from diffc.stage_outcomes import StageOutcome
 from diffc_export.cache import cache_folder
@@ -73,21 +75,28 @@ def test_the_cache_knows_the_sign_for_home(monkeypatch, tmp_path):
     assert cache_folder() == tmp_path / "dc"
 
 
+def unknown_user(_uid):
+    raise KeyError("uid not found")
+
+
 def test_without_a_home_the_cache_needs_a_name(monkeypatch):
-    import pwd
-
-    def unknown(_uid):
-        raise KeyError("uid not found")
-
     for name in ("HOME", "XDG_CACHE_HOME", "DIFFC_CACHE"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    monkeypatch.setattr(pwd, "getpwuid", unknown_user)
     with pytest.raises(RequestError, match="no home folder") as caught:
         cache_folder()
     assert "DIFFC_CACHE" in caught.value.hint
     monkeypatch.setenv("DIFFC_CACHE", "~/dc")
     with pytest.raises(RequestError, match="begins with a home folder"):
         cache_folder()
+
+
+def test_without_a_home_weights_are_not_there(monkeypatch):
+    for name in ("HOME", "XDG_CACHE_HOME", "TORCH_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", unknown_user)
+    monkeypatch.delitem(sys.modules, "torch", raising=False)  # diffc asks without it
+    assert not hub_folder().exists()
 
 
 def test_a_quoted_home_in_a_flag_is_meant(tmp_path):

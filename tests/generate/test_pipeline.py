@@ -120,6 +120,10 @@ def test_a_bundles_pictures_are_the_reports_too(out, tmp_path):
     assert np.abs(greys(pipe(n=4).images) - judged(out, "compressed", 4)).max() <= 1
     with pytest.raises(RequestError, match="a bundle with one engine, for 'ort-cpu'"):
         diffc.pipeline(tmp_path / "bundle", side="dense")
+    assert diffc.pipeline(tmp_path / "bundle", device="cpu", dtype="fp32").runs_on == pipe.runs_on
+    for name, wish in {"device": "cuda", "dtype": "bf16"}.items():
+        with pytest.raises(UnavailableError, match=f"its engine, ort-cpu fp32, is not {wish}"):
+            diffc.pipeline(tmp_path / "bundle", **{name: wish})
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from diffc_runtime import Pipeline
+from diffc_runtime import Pipeline, bundles
 from diffc_runtime.shared_calls import SharedCalls
 from diffc_runtime.values import Input
 
@@ -79,6 +81,23 @@ def test_a_gathered_batch_has_a_size_that_the_engine_serves():
     assert sorted(engine.sizes) == [1, 4]  # three that waited, padded to four
     for i, output in enumerate(outputs):
         np.testing.assert_array_equal(output, Engine()({**call, "label": np.array([i])}))
+
+
+def test_an_engine_that_the_first_call_opens_is_opened_once(tmp_path, monkeypatch):
+    (tmp_path / "engine.json").write_text("{}")
+    folders = []
+
+    def slow(folder, threads):
+        folders.append(folder)
+        time.sleep(0.1)
+        specs = tuple(Input(name, SHAPE) for name in ("sample", "image", "mask"))
+        return SimpleNamespace(inputs=specs, batches=((1, 8),), run=lambda rows: rows["sample"])
+
+    monkeypatch.setattr(bundles, "open_engine", slow)
+    decode, given = bundles.masked_decoder_of(tmp_path), np.ones((1, *SHAPE), np.float32)
+    with ThreadPoolExecutor(4) as pool:
+        images = list(pool.map(lambda _: decode(given, given, given), range(4)))
+    assert folders == [tmp_path] and len(images) == 4
 
 
 def test_an_error_is_its_own_requests_alone():

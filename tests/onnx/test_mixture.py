@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -50,6 +52,24 @@ def test_a_dear_layer_stays_where_the_cheap_ones_are_not_enough():
     work = dict.fromkeys(errors, 1.0) | {"dear": 1e9}
     options = QuantizeOptions(tolerance=0.4, keep_most=0.5)
     assert drain(choose_fp32_layers(Additive(errors), list(errors), options, work))[0] == ["dear"]
+
+
+@pytest.mark.parametrize(("layers", "most"), [(50, 0.9), (59, 0.5), (2, 0.5), (3, 0.34)])
+def test_as_many_layers_as_are_allowed_are_tried(layers, most):
+    """Whatever a twentieth of them is; and not one more."""
+    allowed = int(layers * most)
+    errors = {f"layer {i:02}": 0.2 for i in range(layers)}
+    work = dict.fromkeys(errors, 1.0)
+
+    def choice(count):
+        """Of a tolerance that needs so many layers in fp32."""
+        within = 0.2 * math.sqrt(layers - count) + 1e-9
+        options = QuantizeOptions(tolerance=within, keep_most=most)
+        return choose_fp32_layers(Additive(errors), list(errors), options, work)
+
+    assert len(drain(choice(allowed))[0]) == allowed
+    with pytest.raises(CheckFailed, match="of the layers in fp32"):
+        drain(choice(allowed + 1))
 
 
 def test_of_two_equally_bad_layers_the_cheap_one_stays():
@@ -101,6 +121,10 @@ def test_before_a_network_is_refused_each_layer_is_tried():
     kept, error = drain(choose_fp32_layers(trials, list(errors), options, work, grouped=True))
     assert error <= options.tolerance and bad <= set(kept)
     assert LAYERS < trials.trials < 3 * LAYERS
-    with pytest.raises(CheckFailed, match="with 10% of the layers in fp32"):
-        few = QuantizeOptions(tolerance=0.05, keep_most=0.1)
-        drain(choose_fp32_layers(trials, list(errors), few, work, grouped=True))
+    few = QuantizeOptions(tolerance=0.05, keep_most=0.1)
+    for precision in ("int8", "fp8"):
+        choice = choose_fp32_layers(
+            trials, list(errors), few, work, grouped=True, precision=precision
+        )
+        with pytest.raises(CheckFailed, match=f"^{precision} leaves.* 10% of the layers in fp32"):
+            drain(choice)

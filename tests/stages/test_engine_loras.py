@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import gc
 import json
 import os
 import subprocess
 import sys
+import tempfile
 import zipfile
 from pathlib import Path
 
@@ -233,6 +236,22 @@ def test_damaged_files_are_refused(out, tmp_path):
     with pytest.raises(UnfitEngine, match="format 9"):
         loras.denoise("bad")
     assert zipfile.is_zipfile(path)
+
+
+def test_a_full_disk_is_one_line_and_nothing_stays_on_it(out, tmp_path, monkeypatch):
+    engine = out / "engines" / "ort-cpu" / "compressed"
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    def full(source, goal):
+        Path(goal).write_bytes(b"a part")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("shutil.copyfile", full)
+    loras = EngineLoras(engine, out / "engines/ort-cpu/loras/compressed", 1)
+    with pytest.raises(UnfitEngine, match=r"for the LoRA 'first' to .*\(TMPDIR\): No space left"):
+        loras.denoise("first")
+    gc.collect()
+    assert not any(tmp_path.iterdir())
 
 
 def test_no_more_than_a_few_engines_stay_open(out, tmp_path):

@@ -256,4 +256,5 @@ def hub_folder() -> Path:
         return Path(torch.hub.get_dir())
     cache = os.getenv("XDG_CACHE_HOME", "~/.cache")
     home = os.getenv("TORCH_HOME", f"{cache}/torch")
-    return Path(home).expanduser() / "hub"
+    # as torch does it: without a home folder nothing is there, and that is no error
+    return Path(os.path.expanduser(home)) / "hub"  # noqa: PTH111

@@ -36,6 +36,7 @@ def choose_fp32_layers(
     work: Mapping[str, float],
     *,
     grouped: bool = False,
+    precision: str = "int8",
 ) -> Work[tuple[list[str], float]]:
     """Choose the layers that stay in fp32.
 
@@ -53,6 +54,7 @@ def choose_fp32_layers(
         grouped: Measure groups of layers on the worst row, not each layer on every row, and try
             only the most expensive layers in int8 again: a quarter of the trials, of one call each.
             Before a network is refused, each of its layers is measured so.
+        precision: What the other layers are in, int8 or fp8.
 
     Returns:
         The layers' names, and the error with them in fp32.
@@ -71,10 +73,11 @@ def choose_fp32_layers(
         if error <= options.tolerance:
             dearest = sorted(kept, key=lambda name: -work.get(name, 1.0))
             tried = dearest[:_GROUPED_RETURNS] if grouped else dearest
-            return (yield from _return_to_int8(trials, kept, error, options.tolerance, tried))
+            note = f"which of them {precision} can have after all"
+            return (yield from _return_to_int8(trials, kept, error, options.tolerance, tried, note))
     raise CheckFailed(
-        f"int8 leaves an error of {trials.error(kept):.2g} with {options.keep_most:.0%} of the "
-        f"layers in fp32; at most {options.tolerance:g} is wanted",
+        f"{precision} leaves an error of {trials.error(kept):.2g} with {options.keep_most:.0%} of "
+        f"the layers in fp32; at most {options.tolerance:g} is wanted",
         hint="use bf16 or fp16 for this model",
     )
 
@@ -155,11 +158,16 @@ def _worst_layers(
 
 
 def _return_to_int8(
-    trials: Trials, kept: list[str], error: float, tolerance: float, candidates: Sequence[str]
+    trials: Trials,
+    kept: list[str],
+    error: float,
+    tolerance: float,
+    candidates: Sequence[str],
+    note: str,
 ) -> Work[tuple[list[str], float]]:
     """Return ``kept`` without those of ``candidates`` that int8 allows, the first tried first."""
     for index, name in enumerate(candidates):
-        yield Progress(index, len(candidates), "which of them int8 can have after all")
+        yield Progress(index, len(candidates), note)
         fewer = [other for other in kept if other != name]
         fewer_error = trials.error(fewer, tolerance)
         if fewer_error <= tolerance:
@@ -168,5 +176,8 @@ def _return_to_int8(
 
 
 def _counts(layers: int, most: float) -> Iterator[int]:
-    step = max(layers // 20, 1)
-    yield from range(step, int(layers * most) + 1, step)
+    """Give twentieths of the layers, and at last as many as are allowed."""
+    step, last = max(layers // 20, 1), int(layers * most)
+    yield from range(step, last, step)
+    if last:
+        yield last

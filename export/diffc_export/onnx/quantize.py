@@ -99,7 +99,7 @@ def quantize(
         yield Progress(0, None, "counting the work of each layer")
         work = layer_macs(trials.plain, rows[0] if source.sizes else None, scratch)
         kept, error = yield from choose_fp32_layers(
-            trials, trials.layers, options, work, grouped=trials.in_file
+            trials, trials.layers, options, work, grouped=trials.in_file, precision=precision
         )
         facts: dict[str, Any] = {"kept_fp32": kept, f"{precision}_error": error}
         if kept:
@@ -130,7 +130,7 @@ def open_trials(
     apart = open_apart(source.path)
     plain = set_aside(apart.proto, scratch, "plain.data", apart.values)
     in_file = is_large(plain)
-    with library.failures_named(f"calibrating int8 for {source.path}", on_gpu=False):
+    with library.failures_named(f"calibrating {pairs.precision} for {source.path}", on_gpu=False):
         ranges = activation_ranges(plain, scratch, feeds, threads, in_file=in_file)
         whole = yield from write_pairs(plain, scratch, ranges, pairs)
     return PrecisionTrials(plain, whole, rows, threads, scratch, in_file=in_file)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def first_output(session: Any, feeds: Feed) -> Array:
-    with library.failures_named("calibrating int8", on_gpu=False):
+    with library.failures_named("calibrating", on_gpu=False):
         output: Array = session.run(None, dict(feeds))[0]
         return output
 

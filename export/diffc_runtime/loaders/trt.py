@@ -1,7 +1,8 @@
 """Engines of trt: TensorRT; and the call on numpy arrays that trt-rtx shares.
 
-There is one execution context for each optimisation profile that serves the resolution of the
-engine's inputs; the buffers on the GPU are allocated once, for the largest batch.
+There is one execution context for each optimisation profile that serves the usual resolution, and
+one for another profile once a call has its shapes. The buffers on the GPU are allocated once, for
+the largest batch at the usual resolution, and again where a call needs more.
 """
 
 from __future__ import annotations
@@ -57,51 +58,75 @@ class ServedTrtEngine:
         version = library.trt.__version__
         failure = f"TensorRT {version} cannot load this engine here; it was built by {builders}"
         self._one_at_a_time = Lock()  # the buffers on the GPU are everyone's
-        self._output = info["outputs"][0]
+        self._library, self._profiles = library, info["profiles"]
         self._inputs = [item["name"] for item in info["inputs"]]
+        self._outputs = {item["name"]: item["dtype"] for item in info["outputs"]}
+        self._contexts: dict[int, TrtContext] = {}
+        self._buffers: dict[str, tuple[int, cuda.Buffer]] = {}
+        usual = [i for i, profile in enumerate(self._profiles) if serves(profile, info)]
         with _refusals():
             self._engine = open_engine(library, plan, failure, "loading the engine")
             self._stream = cuda.Stream()
-            self._profiles = {
-                index: next(iter(profile.values()))
-                for index, profile in enumerate(info["profiles"])
-                if serves(profile, info)
-            }
-            self._contexts = {
-                index: TrtContext(library, self._engine, self._stream, index, "running the engine")
-                for index in self._profiles
-            }
-        most = max(item["max"][0] for item in self._profiles.values())
-        tensors = [*info["inputs"], *info["outputs"]]
-        self._buffers = {item["name"]: cuda.Buffer(most * _row_bytes(item)) for item in tensors}
+            for index in usual:
+                self._context(index)
+        most = max(next(iter(self._profiles[index].values()))["max"][0] for index in usual)
+        for item in (*info["inputs"], *info["outputs"]):
+            self._buffer(item["name"], most * _row_bytes(item))
 
     def __call__(self, inputs: dict[str, Array]) -> Array:
         with self._one_at_a_time:
-            return self._run(inputs)
+            return self._run({name: np.ascontiguousarray(inputs[name]) for name in self._inputs})
 
     def _run(self, inputs: dict[str, Array]) -> Array:
-        batch = len(inputs[self._inputs[0]])
-        context = self._contexts[self._profile(batch)]
+        index = self._profile(inputs)
         with _refusals():
-            for name in self._inputs:
-                array = np.ascontiguousarray(inputs[name])
+            context = self._context(index)
+            for name, array in inputs.items():
                 context.set_shape(name, array.shape)
-                self._buffers[name].write(array, self._stream)
-            for name, buffer in self._buffers.items():
-                context.place(name, buffer)
+                self._buffer(name, array.nbytes).write(array, self._stream)
+            outputs = {
+                name: np.empty(context.output_shape(name), dtype)
+                for name, dtype in self._outputs.items()
+            }
+            for name, array in (*inputs.items(), *outputs.items()):
+                context.place(name, self._buffer(name, array.nbytes))
             context.enqueue()
-        output = np.empty((batch, *self._output["shape"]), self._output["dtype"])
-        self._buffers[self._output["name"]].read(output, self._stream)
+        name, output = next(iter(outputs.items()))
+        self._buffer(name, output.nbytes).read(output, self._stream)
         return output
 
-    def _profile(self, batch: int) -> int:
-        """Return the profile whose optimum is ``batch``, else the first that serves it."""
-        profiles = self._profiles.items()
-        fits = [i for i, p in profiles if p["min"][0] <= batch <= p["max"][0]]
-        best = [i for i in fits if self._profiles[i]["opt"][0] == batch]
+    def _context(self, index: int) -> TrtContext:
+        """Return a profile's context, which is made when it is first asked for."""
+        if index not in self._contexts:
+            self._contexts[index] = TrtContext(
+                self._library, self._engine, self._stream, index, "running the engine"
+            )
+        return self._contexts[index]
+
+    def _buffer(self, name: str, size: int) -> cuda.Buffer:
+        """Return a tensor's memory on the GPU, of ``size`` bytes or more."""
+        if name not in self._buffers or self._buffers[name][0] < size:
+            self._buffers.pop(name, None)  # before there is a larger one
+            self._buffers[name] = size, cuda.Buffer(size)
+        return self._buffers[name][1]
+
+    def _profile(self, inputs: Mapping[str, Array]) -> int:
+        """Return the profile whose optimum is the inputs' batch, else the first that takes them."""
+        batch = len(next(iter(inputs.values())))
+        fits = [i for i, profile in enumerate(self._profiles) if _takes(profile, inputs)]
+        best = [i for i in fits if next(iter(self._profiles[i].values()))["opt"][0] == batch]
         if not fits:
-            raise UnfitEngine(f"the engine was not built for batch {batch}")
+            shapes = ", ".join(f"{name} {array.shape[1:]}" for name, array in inputs.items())
+            raise UnfitEngine(f"the engine was not built for batch {batch} of {shapes}")
         return (best or fits)[0]
+
+
+def _takes(profile: Mapping[str, Any], inputs: Mapping[str, Array]) -> bool:
+    return all(
+        low <= size <= high
+        for name, span in profile.items()
+        for low, size, high in zip(span["min"], inputs[name].shape, span["max"], strict=True)
+    )
 
 
 @contextmanager

@@ -30,8 +30,9 @@ def memory_field(name: str) -> int:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:
         return _resident_elsewhere(name)
-    line = next(line for line in lines if line.startswith(name + ":"))
-    return int(line.split()[1]) * 1024
+    line = next((line for line in lines if line.startswith(name + ":")), None)
+    # gVisor's kernel has no VmHWM
+    return _resident_elsewhere(name) if line is None else int(line.split()[1]) * 1024
 
 
 def _resident_elsewhere(name: str) -> int:

@@ -14,6 +14,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,12 @@ sys.path.insert(0, str(HERE))
 
 from diffc_runtime.arguments import named_values  # noqa: E402
 from diffc_runtime.bundles import batched_decoder, pipeline_of, read_bundle  # noqa: E402
-from diffc_runtime.errors import BadRequest, UnfitEngine  # noqa: E402
+from diffc_runtime.errors import BadRequest, UnfitEngine, in_short, value_words  # noqa: E402
 from diffc_runtime.images import is_picture  # noqa: E402
 from diffc_runtime.saving import (  # noqa: E402
-    ARRAY,
     check_files,
     file_words,
+    holds_samples,
     output_files,
     save_samples,
 )
@@ -38,7 +39,9 @@ KINDS = {"float32": "FP32", "float16": "FP16", "int64": "INT64", "int32": "INT32
 
 
 def open_server(url: str) -> Any:
-    """Return a pipeline around the models of the server at ``url``."""
+    """Return a pipeline around the models of the server at ``url``, http://HOST:PORT."""
+    if not url.startswith(("http://", "https://")):
+        raise BadRequest(f"the server's address is http://HOST:PORT, not {value_words(url)}")
     settings, info = read_bundle(HERE)
     denoise = model_call(url, "denoiser", info["outputs"][0]["name"])
     decoder = settings.get("decoder")
@@ -60,8 +63,12 @@ def model_call(url: str, model: str, output: str) -> Callable[[dict[str, Any]], 
             "inputs": [_tensor(name, array) for name, array in inputs.items()],
             "outputs": [{"name": output}],
         }
-        result = _post(address, body)["outputs"][0]
-        array: np.ndarray = np.array(result["data"], np.float32).reshape(result["shape"])
+        answer = _post(address, body)
+        try:
+            result = answer["outputs"][0]
+            array: np.ndarray = np.array(result["data"], np.float32).reshape(result["shape"])
+        except (LookupError, TypeError, ValueError):
+            raise UnfitEngine(f"what answers at {address} gives no output of a model") from None
         return array
 
     return call
@@ -82,9 +89,13 @@ def _post(address: str, body: dict[str, Any]) -> dict[str, Any]:
             content: dict[str, Any] = json.load(answer)
             return content
     except urllib.error.HTTPError as error:
-        raise UnfitEngine(f"{address}: {error.read().decode(errors='replace')[:500]}") from None
+        reason = in_short(error.read().decode(errors="replace"), 500)
+        raise UnfitEngine(f"{address}: {reason or error}") from None
     except OSError as error:
         raise UnfitEngine(f"no server answers at {address}: {error}") from None
+    except (HTTPException, ValueError) as error:  # such as the server's port for gRPC
+        reason = f"speaks no REST of a model server ({in_short(repr(error))})"
+        raise UnfitEngine(f"what answers at {address} {reason}") from None
 
 
 def main() -> None:
@@ -115,19 +126,19 @@ def main() -> None:
 def _generate(options: argparse.Namespace) -> np.ndarray:
     pipeline = open_server(options.url)
     if (
-        options.out.suffix != ARRAY
+        not holds_samples(options.out)
         and not pipeline.decode
         and not is_picture(pipeline.sample_shape)
     ):
         raise BadRequest(f"samples of shape {pipeline.sample_shape} are no picture: --out FILE.npy")
-    usual = pipeline.defaults
-    samples: np.ndarray = pipeline.generate(
-        options.n,
-        usual.steps if options.steps is None else options.steps,
-        options.seed,
-        guidance=usual.guidance if options.guidance is None else options.guidance,
-        conditions=named_values(options.condition),
-        unconditional=named_values(options.unconditional),
+    none = named_values(options.unconditional)
+    samples: np.ndarray = pipeline.sample(
+        n=options.n,
+        seed=options.seed,
+        num_inference_steps=options.steps,
+        guidance_scale=options.guidance,
+        **named_values(options.condition),
+        **{f"unconditional_{name}": value for name, value in none.items()},
     )
     return samples
 

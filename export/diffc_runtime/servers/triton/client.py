@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import io
 import sys
+import zipfile
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,12 @@ def _array(name: str, value: Any) -> np.ndarray:
     if name in _TEXTS:
         texts = [value] if isinstance(value, str) else value
         return np.array([text.encode() for text in texts], np.object_)
-    return np.array([value], _KINDS[name]) if name in _KINDS else np.asarray(value)
+    if name not in _KINDS:
+        return np.asarray(value)
+    try:
+        return np.array([value], _KINDS[name])
+    except OverflowError:
+        raise ValueError(f"{name} {value} is too large for {np.dtype(_KINDS[name])}") from None
 
 
 def generate(url: str, model: str = "pipeline", **values: Any) -> np.ndarray:
@@ -113,10 +119,19 @@ def values_by_name(given: list[str], prefix: str = "") -> dict[str, Any]:
         if not prefix and name in (*_KINDS, *_TEXTS):
             name = f"condition_{name}"  # the request has an input of this name
         if text.endswith(".npy"):
-            values[prefix + name] = np.load(text, allow_pickle=False)
+            values[prefix + name] = _read_array(text)
         else:
             values[prefix + name] = int(text) if text.lstrip("+-").isdigit() else float(text)
     return values
+
+
+def _read_array(file: str) -> np.ndarray:
+    """Return the array of a file. Raises OSError or ValueError where it has none."""
+    try:
+        array: np.ndarray = np.load(file, allow_pickle=False)
+    except (EOFError, ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(f"cannot read {file}: {error}") from None
+    return array
 
 
 def main() -> None:
@@ -157,10 +172,10 @@ def main() -> None:
 def output_files(out: Path, n: int, force: bool) -> list[Path]:
     """Return the files of ``n`` images; ValueError where a picture cannot be written."""
     files = [out]
-    if out.suffix != ".npy":
+    if out.suffix.lower() != ".npy":
         from PIL import Image
 
-        if out.suffix.lower() not in Image.registered_extensions():
+        if Image.registered_extensions().get(out.suffix.lower()) not in Image.SAVE:
             raise ValueError(f"--out must end as a picture's or in .npy, not '{out.name}'")
         files = [out.with_name(f"{out.stem}-{i}{out.suffix}") for i in range(n)] if n > 1 else files
     there = [file for file in files if file.exists()]
@@ -175,7 +190,7 @@ def save_images(images: np.ndarray, files: list[Path]) -> None:
     Raises:
         ValueError: A file cannot be written, or the array is of latents and the file a picture.
     """
-    if files[0].suffix == ".npy":
+    if files[0].suffix.lower() == ".npy":
         content = io.BytesIO()
         np.save(content, images)
         _write(files[0], content.getvalue())
