@@ -101,8 +101,9 @@ def test_the_rule_knows_every_family(tmp_path, class_name, config, pipeline, wor
     if words is None:
         check_channels(source)
         return
-    with pytest.raises(InputError, match=f"takes {config[0]} channels.*{words}"):
+    with pytest.raises(InputError, match=f"takes {config[0]} channels.*{words}") as refused:
         check_channels(source)
+    assert "for inpainting" in str(refused.value.hint), "which is compiled"
 
 
 def test_plan_and_inspect_go_on(tmp_path) -> None:
