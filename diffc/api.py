@@ -63,9 +63,8 @@ def compile(
     and the caller's again afterwards (torch_state.py).
 
     Args:
-        model: a diffusers folder, a hub id, or ``demo``.
-        ratio: the share of MACs to remove, between 0 and 1; None: the recipe's, which is 0.5 by
-            default.
+        model: a diffusers folder, a hub id, or a model that ships: ``demo``, ``demo-text``.
+        ratio: the share of MACs to remove, between 0 and 1; None: the recipe's, else 0.5.
         target: one or several of the targets that ``diffc doctor`` lists, such as ``ort-cpu``;
             None: the recipe's.
         out: the output folder; None: ``diffc-out/NAME-RATIO``.
@@ -148,7 +147,7 @@ def search(
     goal, otherwise the loop that is closest to the dense model.
 
     Args:
-        model: a diffusers folder, a hub id, or ``demo``.
+        model: a diffusers folder, a hub id, or a model that ships: ``demo``, ``demo-text``.
         target: where engines run; None: the recipe's.
         out: the winner's output folder, as ``compile`` leaves it; None: ``diffc-out/NAME-search``.
         recipe: a shipped recipe's name or a YAML file.

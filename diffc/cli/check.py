@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     *("candidate", "baseline", "baseline_report", "max_slowdown", "max_mean_slowdown"),
     *("max_memory", "max_engine_size", "max_build_time", "max_worse", "min_ssim", "limit"),
     *("require_ahead", "check_target", "check_batch", "check_threads", "most_seconds", "time_loop"),
-    *("recipe", "seed"),
+    *("recipe_of_check", "seed"),
     *("markdown", "junit", "badge", "history", "json", "quiet"),
 )
 def check_(

@@ -12,8 +12,8 @@ from __future__ import annotations
 import inspect
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import typer
@@ -68,8 +68,16 @@ _SHARED = {field.name for field in fields(Command)}
 _CONTEXT = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
 
 
+_OUTS = {"output_folder", "things"}
+"""The arguments of verbs that go on from OUT, by whose recipe they do what no flag says."""
+
+
 def takes(
-    *keys: str, context: bool = False, goes_on: bool = False, place: WritingPlace | None = None
+    *keys: str,
+    context: bool = False,
+    goes_on: bool = False,
+    place: WritingPlace | None = None,
+    anew: Collection[str] = (),
 ) -> Callable[[Verb], Verb]:
     """Make a function a verb with the flags of these keys, in the order that help shows them.
 
@@ -80,11 +88,13 @@ def takes(
         context: True hands in typer's context too, by that name.
         goes_on: True where an interrupted verb keeps what is done, and the same command goes on.
         place: where the verb writes, if no flag of it says that.
+        anew: keys of options that a verb on OUT does not take over from OUT's recipe.
 
     Raises:
         KeyError: a key is not in the flag table.
     """
-    parameters = [FLAGS[key].parameter() for key in keys]
+    of_out = bool(_OUTS.intersection(keys))
+    parameters = [_shown_flag(key, of_out and key not in anew).parameter() for key in keys]
     if context:
         parameters.append(_CONTEXT)
 
@@ -108,6 +118,13 @@ def takes(
         return verb
 
     return decorate
+
+
+def _shown_flag(key: str, of_out: bool) -> Flag:
+    """The flag; its default is shown as OUT's where it comes from OUT's recipe."""
+    flag = FLAGS[key]
+    from_out = of_out and flag.path is not None and flag.shown
+    return replace(flag, shown="OUT's") if from_out else flag
 
 
 def _read_values(

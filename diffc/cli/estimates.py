@@ -84,7 +84,7 @@ def estimate_words(estimates: JsonObject) -> str:
     seconds = estimates["seconds"]
     disk = size(estimates["out_bytes"])
     if seconds is None:
-        time = "the time is not known here yet (diffc compile times two seconds of calls)"
+        time = "the time is not known here yet (diffc compile times a second of calls)"
     else:
         time = f"the whole run takes {about(seconds)} on this machine, by {estimates['by']}"
     return "; ".join(
@@ -132,7 +132,7 @@ def columns_words(plans: Sequence[JsonObject]) -> str:
     if any(map(_mark, plans)):
         words += " (*: without activations, which a run counts)"
     if estimates["seconds"] is None:
-        return f"{words}; no time is known yet: diffc compile times two seconds of calls"
+        return f"{words}; no time is known yet: diffc compile times a second of calls"
     return f"{words}; the time is by {estimates['by']}"
 
 

@@ -20,7 +20,7 @@ _HUBS_CACHE = WritingPlace("or set HF_HOME to another folder; what was downloade
 
 
 @takes(
-    *("model", "whole", "allow_pickle", "list_only", "json", "quiet"),
+    *("hub_id", "whole", "allow_pickle", "list_only", "json", "quiet"),
     goes_on=True,
     place=_HUBS_CACHE,
 )

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     *("lora", "target", "batch", "threads", "torch"),
     *("data", "prompts", "guidance", "reference_loop", "images", "repair"),
     *("distill_steps", "block_steps", "distill_rank"),
-    *("distill_for", "search_out", "recipe", "seed", "ratio_of", "allocate", "rounding"),
+    *("distill_of_search", "search_out", "recipe", "seed", "ratio_of", "allocate", "rounding"),
     *("importance", "threshold", "image_fit", "resolution", "gpu", "explain", "frontier", "family"),
     *("memory", "allow_pickle", "replace", "json", "quiet"),
     goes_on=True,

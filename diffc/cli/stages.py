@@ -49,7 +49,7 @@ def prune_(command: Command) -> None:
 
 @takes(
     *("output_folder", "loop", "repair", "distill_steps", "block_steps", "distill_rank"),
-    *("distill_for", "recipe", "shard", "memory", "fresh", "json", "quiet"),
+    *("distill_for", "recipe_over_out", "shard", "memory", "fresh", "json", "quiet"),
     goes_on=True,
 )
 def distill_(command: Command, output_folder: Path) -> None:
@@ -65,7 +65,7 @@ def distill_(command: Command, output_folder: Path) -> None:
 
 @takes(
     *("output_folder", "layout", "layout_to", "side", "force"),
-    *("recipe", "fresh", "json", "quiet"),
+    *("recipe_over_out", "fresh", "json", "quiet"),
     goes_on=True,
 )
 def export_(
@@ -130,6 +130,7 @@ def build_(command: Command, output_folder: Path) -> None:
     *("output_folder", "images", "metric", "lpips", "reference", "features"),
     *("quality_seed", "fresh", "json", "quiet"),
     goes_on=True,
+    anew=("features",),
 )
 def eval_(command: Command, output_folder: Path) -> None:
     """Measure how close OUT/model is to the dense one: SSIM and PSNR from the same noise, and more.

@@ -121,7 +121,8 @@ def read_images(
     if wanted.channels not in (1, 3):
         raise InputError(
             f"the model's input has {wanted.channels} channels; images have 1 or 3",
-            hint="a latent model's images go through its VAE first",
+            hint="a VAE beside the denoiser would encode them: give the whole pipeline's folder, "
+            "or latents, as 'sample' in --data FILE.safetensors",
         )
     if not source.exists():
         raise InputError(f"no such data: {source}", hint="give a folder of images or an .npz file")

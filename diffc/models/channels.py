@@ -67,5 +67,6 @@ def check_channels(source: Source) -> None:
         f"{source.class_name} takes {taken} channels and predicts {predicted}: "
         f"the other {taken - predicted} {'is' if taken - predicted == 1 else 'are'} a condition "
         f"({what}), for which diffc has no values",
-        hint="plan and inspect work; models that denoise all of their channels can be compiled",
+        hint="plan and inspect work; compile takes models that denoise all of their channels, and "
+        "U-Nets such as Stable Diffusion's for inpainting and InstructPix2Pix's",
     )

@@ -223,7 +223,10 @@ class Source:
         return total.hexdigest()
 
 
-_WHAT_A_MODEL_IS = "MODEL is a diffusers folder, a hub id such as google/ddpm-cifar10-32, or demo"
+_WHAT_A_MODEL_IS = (
+    "MODEL is a diffusers folder, a hub id such as google/ddpm-cifar10-32, or a model that ships: "
+    "demo, demo-text"
+)
 
 
 def find_source(

@@ -15,9 +15,11 @@ import json
 from pathlib import Path
 
 from diffc import __version__
+from diffc.errors import InputError
 from diffc.follows import check_untouched
 from diffc.launch import check_launcher, fsdp_is_configured, is_launched
 from diffc.measure.quality.measuring import wanted_metrics
+from diffc.models.families import family
 from diffc.models.other_parts import check_parts, uncompressed_notes
 from diffc.models.resolutions import check_resolution
 from diffc.models.source import Source
@@ -71,6 +73,7 @@ def preflight(source: Source, recipe: Recipe, out: Path, stop: str) -> list[str]
 
 def quick_checks(source: Source, recipe: Recipe, stop: str) -> list[str]:
     """The checks that need neither torch nor the model's classes; returns notes."""
+    _check_denoiser(source)
     check_resolution(source.class_name, source.config, recipe.export.requested_sizes)
     check_parts(source)
     check_data(source, recipe)
@@ -89,6 +92,20 @@ def quick_checks(source: Source, recipe: Recipe, stop: str) -> list[str]:
     if bench is not None:
         bench.check()
     return notes
+
+
+def _check_denoiser(source: Source) -> None:
+    """Refuse a VAE, of which a plan can be made and no stage be run.
+
+    Raises:
+        InputError: The model is no denoiser.
+    """
+    if not family(source.class_name).is_denoiser:
+        raise InputError(
+            f"{source.class_name} is no denoiser: it has no timesteps to rank channels over",
+            hint="plan and inspect work; the pipeline's folder, without --family, is compressed by "
+            "its denoiser",
+        )
 
 
 def _check_metrics(source: Source, recipe: Recipe) -> None:

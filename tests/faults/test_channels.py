@@ -18,6 +18,8 @@ from support.runs import compile_quickly, refusal
 from diffc.errors import InputError
 from diffc.models.channels import check_channels
 from diffc.models.source import Source, find_source
+from diffc.recipe import resolve
+from diffc.stages.preflight import preflight
 
 
 def save_wide(folder, channels: int, kind=StableDiffusionPipeline):
@@ -101,13 +103,13 @@ def test_the_rule_knows_every_family(tmp_path, class_name, config, pipeline, wor
     if words is None:
         check_channels(source)
         return
-    with pytest.raises(InputError, match=f"takes {config[0]} channels.*{words}"):
+    with pytest.raises(InputError, match=f"takes {config[0]} channels.*{words}") as refused:
         check_channels(source)
+    assert "for inpainting" in str(refused.value.hint), "which is compiled"
 
 
 def test_plan_and_inspect_go_on(tmp_path) -> None:
     from diffc.prune.planning import make_plan
-    from diffc.recipe import resolve
 
     model = save_wide(tmp_path / "inp", 9)
     source = find_source(str(model), need_weights=False)
@@ -120,6 +122,16 @@ def test_a_learned_variance_goes_on_working(tmp_path) -> None:
     model = save_ddpm(tmp_path / "lv", in_channels=3, out_channels=6)
     report = compile_quickly(model, tmp_path / "out", "plan")
     assert report is not None
+
+
+def test_a_vae_is_refused_before_the_first_stage(tmp_path) -> None:
+    """Planned and inspected it can be; its stages would have no timesteps."""
+    tiny_text.vae().save_pretrained(tmp_path / "vae")
+    source = find_source(str(tmp_path / "vae"))
+    with pytest.raises(InputError, match="AutoencoderKL is no denoiser") as refused:
+        preflight(source, resolve(family=source.class_name), tmp_path / "out", "prune")
+    assert "plan and inspect work" in str(refused.value.hint)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_vae_is_no_denoiser(tmp_path) -> None:

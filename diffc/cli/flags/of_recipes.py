@@ -17,7 +17,7 @@ PRUNE = (
         float,
         "Share to remove: 0.3 or 30%.",
         path="prune.ratio",
-        shown="0.5",
+        shown="the recipe's, else 0.5",
         group=WHAT,
         metavar="SHARE",
         read=share("--ratio"),
@@ -36,7 +36,7 @@ PRUNE = (
         str,
         "What may go: width, depth, or width,depth.",
         path="prune.cut",
-        shown="the recipe's",
+        shown="the recipe's, else width",
     ),
     Flag(
         "ratio_of",
@@ -103,7 +103,7 @@ DATA = (
         float,
         "Classifier-free guidance of the dense model's own samples.",
         path="data.guidance",
-        shown="4; 1 for few steps",
+        shown="the recipe's, else 4; 1 for a model of few steps",
         group=QUALITY,
     ),
     Flag(
@@ -133,7 +133,7 @@ BUILD = (
         list[str],
         "What engines are built for: targets that diffc doctor lists.",
         path="build.target",
-        shown="the recipe's",
+        shown="the recipe's, else ort-cpu",
         group=WHERE,
         values=completion.target_names,
     ),
@@ -142,7 +142,7 @@ BUILD = (
         str,
         "fp32, fp16, bf16, int8, fp8, or auto: measured.",
         path="build.precision",
-        shown="fp32",
+        shown="the recipe's, else fp32",
         group=WHERE,
     ),
     Flag(
@@ -215,7 +215,7 @@ MEASURE = (
     Flag(
         "seconds",
         float,
-        "Measure for at least this long.",
+        "The engines' calls in turn take at least so many seconds.",
         path="measure.seconds",
         shown="3",
     ),
@@ -235,7 +235,7 @@ QUALITIES = (
         int,
         "Images from the same noise.",
         path="quality.images",
-        shown="32",
+        shown="the recipe's, else 32",
         group=QUALITY,
     ),
     Flag(
@@ -267,7 +267,7 @@ QUALITIES = (
     Flag(
         "quality_seed",
         int,
-        "Seed of everything random.",
+        "Seed of the images' noise.",
         path="quality.seed",
         shown="0",
         name="seed",
@@ -278,7 +278,7 @@ CHECK = (
     Flag(
         "max_slowdown",
         str,
-        "Of the median latency.",
+        "How much slower the median may be.",
         path="check.max_slowdown",
         shown="5%",
         group=QUALITY,
@@ -287,7 +287,7 @@ CHECK = (
     Flag(
         "max_mean_slowdown",
         str,
-        "Of the mean.",
+        "How much slower the mean may be.",
         path="check.max_mean_slowdown",
         shown="reported only",
         group=QUALITY,
@@ -296,7 +296,7 @@ CHECK = (
     Flag(
         "max_memory",
         str,
-        "5% or 500MB, at the peak.",
+        "How much higher the peak may be than the baseline's, 5%; or the most in itself, 500MB.",
         path="check.max_memory",
         shown="5%",
         group=QUALITY,
@@ -305,7 +305,7 @@ CHECK = (
     Flag(
         "max_engine_size",
         str,
-        "5% or 500MB.",
+        "How much larger it may be than the baseline's, 5%; or the most in itself, 500MB.",
         path="check.max_engine_size",
         shown="5%",
         group=QUALITY,
@@ -314,7 +314,7 @@ CHECK = (
     Flag(
         "max_build_time",
         str,
-        "50% or 90s.",
+        "How much longer it may take than the baseline's, 50%; or the most in itself, 90s.",
         path="check.max_build_time",
         shown="reported only",
         group=QUALITY,
@@ -323,7 +323,7 @@ CHECK = (
     Flag(
         "min_ssim",
         float,
-        "Of compressed to dense.",
+        "The lowest SSIM of compressed to dense.",
         path="check.min_ssim",
         shown="reported only",
         group=QUALITY,
@@ -333,7 +333,7 @@ CHECK = (
     Flag(
         "max_worse",
         list[str],
-        "How much worse than the baseline's: ssim=0.02, the default; ssim=off.",
+        "How much worse a metric may be than the baseline's: ssim=0.02, the default; ssim=off.",
         path="check.max_worse",
         group=QUALITY,
         metavar="NAME=VALUE",
@@ -341,12 +341,18 @@ CHECK = (
     Flag(
         "limit",
         list[str],
-        "Of a metric's value: lpips=0.1.",
+        "The worst value of a metric: lpips=0.1.",
         path="check.limits",
         group=QUALITY,
         metavar="NAME=VALUE",
     ),
-    Flag("most_seconds", float, "For one figure's verdict.", path="check.seconds", shown="60"),
+    Flag(
+        "most_seconds",
+        float,
+        "How long one figure's verdict may take, in seconds.",
+        path="check.seconds",
+        shown="60",
+    ),
     Flag(
         "require_ahead",
         bool,
@@ -357,7 +363,7 @@ CHECK = (
     Flag(
         "time_loop",
         bool,
-        "Leave whole images untimed.",
+        "Time whole images too; --no-loop: calls of the network alone.",
         path="check.time_loop",
         options=("--time-loop/--no-loop",),
     ),
@@ -385,9 +391,10 @@ WHOLE = (
     Flag(
         "loop",
         list[str],
-        "How it samples: dpm++:8, euler:20:7.5 (guidance), ddim:4@trailing, own. Repeatable.",
+        "How the compressed model samples: dpm++:8, euler:20:7.5 (guidance), ddim:4@trailing, "
+        "own:8 (its own sampler). Repeatable; the first is judged and served.",
         path="loops",
-        shown="the reference loop",
+        shown="the recipe's, else the reference loop",
         group=WHAT,
         metavar="LOOP",
         values=completion.loop_names,
@@ -395,7 +402,7 @@ WHOLE = (
     Flag(
         "reference_loop",
         str,
-        "The dense model's, to compare with.",
+        "The dense model's loop, with whose images all others are compared.",
         path="reference_loop",
         shown="50 steps of ddim or flow-euler",
         group=QUALITY,

@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from diffc.cli.flags.flag import QUALITY, WHERE, Flag
 
+_DISTILL_FOR = Flag(
+    "distill_for",
+    str,
+    "all-steps: any loop samples it; loop: it learns --loop, down to one call.",
+    path="distill.aim",
+    shown="the recipe's, else all-steps",
+    group=QUALITY,
+)
 TRAINING_FLAGS = (
     Flag(
         "repair",
@@ -16,9 +26,10 @@ TRAINING_FLAGS = (
     Flag(
         "distill_steps",
         int,
-        "Training steps of the distillation; 0 for none.",
+        "Training steps at all noise levels; 0 for none. Those for loops are a recipe's "
+        "distill.loop.steps.",
         path="distill.steps",
-        shown="the recipe's",
+        shown="the recipe's, else 400",
         group=QUALITY,
     ),
     Flag(
@@ -37,14 +48,9 @@ TRAINING_FLAGS = (
         shown="0",
         group=QUALITY,
     ),
-    Flag(
-        "distill_for",
-        str,
-        "all-steps: any loop samples it; loop: it learns --loop, down to one call.",
-        path="distill.aim",
-        shown="all-steps",
-        group=QUALITY,
-    ),
+    _DISTILL_FOR,
+    # a search compares many loops: the aim of a model's own recipe does not count there
+    replace(_DISTILL_FOR, key="distill_of_search", name="distill_for", shown="all-steps"),
     Flag(
         "memory",
         str,

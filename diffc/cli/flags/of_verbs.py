@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from diffc.cli.flags import completion
@@ -14,10 +15,18 @@ ARGUMENTS = (
     Flag(
         "model",
         str,
-        "A diffusers folder, a hub id, or 'demo'.",
+        "A diffusers folder, a hub id, or a model that ships: demo, demo-text.",
         metavar="MODEL",
         argument=True,
         values=completion.models_here,
+    ),
+    Flag(
+        "hub_id",
+        str,
+        "A hub id: OWNER/NAME, or OWNER/NAME@REVISION.",
+        name="model",
+        metavar="MODEL",
+        argument=True,
     ),
     Flag(
         "model_or_out",
@@ -58,7 +67,7 @@ ARGUMENTS = (
     Flag(
         "candidate",
         Path,
-        "An output folder or an engine folder.",
+        "An output folder, an engine folder or a stored baseline.",
         metavar="CANDIDATE",
         argument=True,
         values=completion.folders_here,
@@ -112,6 +121,14 @@ ADAPT = (
         group=WHAT,
     ),
 )
+_RECIPE = Flag(
+    "recipe",
+    str,
+    "A shipped recipe's name, or a YAML file.",
+    group=WHAT,
+    shown="the model's",
+    values=completion.recipe_names,
+)
 COMMON = (
     Flag(
         "out",
@@ -122,14 +139,9 @@ COMMON = (
         options=("--out", "-o"),
         place=WritingPlace(),
     ),
-    Flag(
-        "recipe",
-        str,
-        "A shipped recipe's name, or a YAML file.",
-        group=WHAT,
-        shown="the model's",
-        values=completion.recipe_names,
-    ),
+    _RECIPE,
+    replace(_RECIPE, key="recipe_over_out", name="recipe", shown="OUT's"),
+    replace(_RECIPE, key="recipe_of_check", name="recipe", shown="CANDIDATE's"),
     Flag(
         "family",
         str,
@@ -158,7 +170,7 @@ RATIOS = (
         "ratios",
         list[str],
         "Shares to remove: 0.3, 30%, or several to compare: 0.2,0.3,0.5.",
-        shown="0.5",
+        shown="the recipe's, else 0.5",
         group=WHAT,
         name="ratio",
         metavar="SHARE",
@@ -187,7 +199,7 @@ SEARCH = (
     Flag(
         "search_precision",
         list[str],
-        "Of the engines: fp32,fp16,bf16,int8,fp8.",
+        "Precisions to try: fp32,fp16,bf16,int8,fp8.",
         shown="fp32, and the target's half ones",
         group=WHAT,
         name="precision",
@@ -196,8 +208,8 @@ SEARCH = (
     Flag(
         "search_loop",
         list[str],
-        "How it samples: dpm++:8,dpm++:4,ddim:10.",
-        shown="12, 8, 6, 4, 3 steps of dpm++",
+        "Loops to try: dpm++:8,dpm++:4,ddim:10.",
+        shown="12, 8, 6, 4, 3 steps of dpm++; with --distill-for loop 4, 2, 1 of own",
         group=WHAT,
         name="loop",
         metavar="LOOP",
@@ -314,7 +326,7 @@ REPORT = (
         "html",
         Path,
         "Write the page here.",
-        shown="OUT/report.html; comparison.html",
+        shown="with --open: OUT/report.html, or comparison.html",
         group=WHAT,
     ),
     Flag(

@@ -1,7 +1,7 @@
 """Diff-Pruning's importance as a change of the output. Two passes.
 
 First, losses alone on a grid of timesteps, in epsilon space, give L_t / L_max and
-S = {t : L_t / L_max > T}. Then, for P micro-batches of fresh images and noises at timesteps
+S = {t : L_t / L_max > T}. Then, for P batches of fresh images and noises at timesteps
 stratified over S, each with a random direction v_p of the output (standard normal, N elements),
 
     I_c = 1/P  sum_p  ( sum_{k in r(c)} w_k d(v_p . eps_p)/dw_k )^2 / N
@@ -51,7 +51,7 @@ class DiffPruning(Score):
         chosen = curve.above(options.threshold)
         times = stratified(chosen, options.passes, seed)
         total = {group.name: np.zeros(group.size) for group in subject.groups}
-        is_shared = is_sharded(subject.denoiser.model)  # then all work every micro-batch together
+        is_shared = is_sharded(subject.denoiser.model)  # then all work every batch together
         rank, world = (0, 1) if is_shared else process_share()
         mine = list(enumerate(times))[rank::world]
         record = PassRecord(subject.records, f"passes-{rank}", f"{rank} of {world}")
@@ -150,7 +150,7 @@ def stratified(cells: Sequence[Sequence[int]], n: int, seed: int) -> list[int]:
 
 
 def _add_over_processes(total: dict[str, NDArray[np.float64]], world: int) -> None:
-    """Add the scores of all ``world`` processes; each scored its own micro-batches."""
+    """Add the scores of all ``world`` processes; each scored its own batches."""
     if world == 1:
         return
     from accelerate import PartialState

@@ -11,8 +11,9 @@ from diffc.recipe.words import Fraction, Limit, MetricLimits, MetricLimitsOrOff,
 class CheckSection(RecipeSection):
     """``check``: what ``diffc check`` allows.
 
-    A limit is a text: a share of the baseline (``5%``), or an amount (``500MB``, ``90s``). None:
-    measured and reported, but not judged.
+    A limit is a text: how much more than the baseline's is allowed (``5%``), or the most that is
+    allowed whatever the baseline has (``500MB``, ``90s``). None: measured and reported, but not
+    judged.
 
     Attributes:
         max_slowdown: of the median latency.

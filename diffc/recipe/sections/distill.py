@@ -43,10 +43,10 @@ class LoopTrainingSection(TrainingSection):
 
     Attributes:
         steps: steps of the optimiser, after those of ``distill.steps``.
-        features: weight of how differently the dense model sees where the student's output leads
-            and where it should lead (distill/loop/features.py), beside 1 for the error in the
-            output. The recipe ``unet2d`` has it on, since it was measured there
-            (bench/loop_students.py).
+        features: weight of the difference between the dense model's features of the state that
+            the student's output leads to and of the state that it should lead to
+            (distill/loop/features.py), beside 1 for the error in the output. The recipe ``unet2d``
+            has it on, since it was measured there (bench/loop_students.py).
         trajectories: how many of the dense model's trajectories are made to learn from.
         teacher_steps: about how many steps of DPM-Solver++ one of them has.
     """

@@ -15,8 +15,9 @@ class MeasureSection(RecipeSection):
 
     Attributes:
         runs: the fewest calls of each engine.
-        seconds: the shortest time for each engine.
-        loop_runs: the fewest images of each engine that are timed, for ``seconds`` at least.
+        seconds: the shortest time of these calls, of all engines together.
+        loop_runs: the fewest images of each engine that are timed, for ``seconds`` at least. A
+            frontier times them in its own rounds instead, 4 of ``quick`` and 10 of ``full``.
         explain: where the speed-up comes from: ``on`` goes from torch eager to the compressed
             engine, ``full`` includes torch.compile (which takes a minute to compile), ``off`` does
             not explain it.

@@ -29,11 +29,11 @@ class ImportanceSection(RecipeSection):
         threshold: T: timesteps whose L_t / L_max lies above it count.
         grid: cells of the loss curve.
         curve_images: images per cell.
-        passes: gradient micro-batches.
-        batch: images in each micro-batch.
+        passes: batches whose gradients ``diff-pruning`` takes, each of other images and noise.
+        batch: images in each of them.
         branch_rows: noised images that each branch is judged by, where depth is cut.
-        gradient_accumulation: pieces in which each micro-batch is worked: more need less memory,
-            and change the scores by rounding alone.
+        gradient_accumulation: pieces in which each batch is worked: more need less memory, and
+            change the scores by rounding alone.
         by_block: ``on`` has one block of the network in memory at a time, with its gradients and
             activations; what blocks are given lies in files, and their calls are made twice.
             ``auto`` does so where the whole network has no room. The scores change by rounding
@@ -91,7 +91,8 @@ class PruneSection(RecipeSection):
         align: widths are a multiple of it; None: the multiple that the targets and the precision
             want.
         fixed: globs of layers that may not be cut.
-        floors: glob -> the smallest share of channels to keep; a branch (no channels) stays.
+        floors: glob -> the smallest share of channels to keep; a glob that matches branches and no
+            channels keeps these branches.
         widths: glob -> channels to keep, whatever the allocation says; 0 leaves out the blocks and
             branches (``diffc inspect``) that match.
         importance: how channels are ranked.
