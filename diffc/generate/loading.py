@@ -47,7 +47,7 @@ def load(
         InputError: The folder is not a pipeline, or its files cannot be used.
         UnavailableError: Nothing in an output folder runs here.
     """
-    place = user_path(model, "model")
+    place = user_path(model, "MODEL")
     if is_opened(place) or side is not None or target is not None:
         usual = SIDES[1] if side is None else side
         opened, note = open_output(OpenRequest(place, usual, target, device, dtype))

@@ -16,7 +16,7 @@ from support.runs import options_of, refusal
 
 import diffc
 from diffc.errors import InputError
-from diffc.models.load import load, load_denoiser
+from diffc.models.load import load_denoiser
 from diffc.models.other_parts import check_parts
 from diffc.models.save import save_compressed
 from diffc.models.source import find_source
@@ -291,7 +291,7 @@ def test_inside_the_models_own_folder_twice(tmp_path, monkeypatch):
     assert {path.name for path in (folder / "diffc-out" / "m-0.4" / "pruned").iterdir()} == {
         "model_index.json", "pruning.json", "scheduler", "unet"
     }  # fmt: skip
-    load(folder / "diffc-out" / "m-0.4" / "pruned")
+    diffc.load(folder / "diffc-out" / "m-0.4" / "pruned")
 
 
 @pytest.fixture(scope="module")
@@ -315,12 +315,12 @@ def shapes(model):
 
 
 def test_a_compressed_pipeline_can_be_saved_and_loaded_again_and_again(cut_folder, tmp_path):
-    before = load(cut_folder)
+    before = diffc.load(cut_folder)
     last = cut_folder
     for name in ("x", "y"):
-        load(last).save_pretrained(tmp_path / name)
+        diffc.load(last).save_pretrained(tmp_path / name)
         last = tmp_path / name
-    after = load(last)
+    after = diffc.load(last)
     assert shapes(after.unet) == shapes(before.unet)
     pairs = zip(after.unet.parameters(), before.unet.parameters(), strict=True)
     assert all(torch.equal(one, other) for one, other in pairs)
@@ -330,8 +330,10 @@ def test_a_compressed_pipeline_can_be_saved_and_loaded_again_and_again(cut_folde
 def test_what_was_saved_again_is_planned_as_it_is(cut_folder, tmp_path):
     from diffc.models.load import meta_denoiser
 
-    load(cut_folder).unet.save_pretrained(tmp_path / "alone")
-    assert shapes(meta_denoiser(find_source(tmp_path / "alone"))) == shapes(load(cut_folder).unet)
+    diffc.load(cut_folder).unet.save_pretrained(tmp_path / "alone")
+    assert shapes(meta_denoiser(find_source(tmp_path / "alone"))) == shapes(
+        diffc.load(cut_folder).unet
+    )
 
 
 def test_without_any_word_of_the_cut_nothing_is_planned_or_loaded(cut_folder, tmp_path):
@@ -339,14 +341,14 @@ def test_without_any_word_of_the_cut_nothing_is_planned_or_loaded(cut_folder, tm
 
     folder = Path(shutil.copytree(cut_folder, tmp_path / "copied"))
     (folder / "pruning.json").unlink()
-    for call in (load, lambda path: meta_denoiser(find_source(path))):
+    for call in (diffc.load, lambda path: meta_denoiser(find_source(path))):
         with pytest.raises(InputError) as caught:
             call(folder)
         assert "pruning.json" in f"{caught.value} {caught.value.hint}"
 
 
 def test_a_compressed_source_is_saved_without_its_earlier_cut(cut_folder, tmp_path):
-    load(cut_folder).save_pretrained(tmp_path / "x")
+    diffc.load(cut_folder).save_pretrained(tmp_path / "x")
     folder = saved(tmp_path / "x")
     assert "diffc_pruning" not in json.loads((folder / "unet" / "config.json").read_text())
-    load(folder)
+    diffc.load(folder)

@@ -9,9 +9,10 @@ import pytest
 import torch
 from support.runs import compile_quickly
 
+import diffc
 from diffc.errors import InputError, RequestError
 from diffc.models.branches import removed_branches
-from diffc.models.load import load, load_denoiser
+from diffc.models.load import load_denoiser
 from diffc.models.source import find_source
 from diffc.prune.allocate import total_loss
 from diffc.prune.knapsack import Budget, minimise
@@ -250,7 +251,7 @@ def test_a_plan_that_leaves_out_a_branch_goes_to_a_checked_engine(tiny_model, tm
     assert removed_branches(model) == [name]
     counted = sum(value.numel() for value in model.parameters())
     assert counted == Plan.read(tmp_path / "out/plan.json").compressed.params
-    load(tmp_path / "out/model").save_pretrained(tmp_path / "again")
+    diffc.load(tmp_path / "out/model").save_pretrained(tmp_path / "again")
     again = load_denoiser(find_source(tmp_path / "again"))
     assert removed_branches(again) == [name]
     states = zip(model.state_dict().values(), again.state_dict().values(), strict=True)

@@ -50,7 +50,7 @@ def test_every_stage_is_here():
     assert names == {
         "Data", "Importance", "Plan", "Prune", "Repair", "Distill", "Samples", "Export", "Decoder",
         "Precision", "Choice", "Build", "Bench", "Frontier", "Explain", "Serve", "Blocks",
-        "Trajectories", "Loop", "Fuse", "Text", "TextEncoder", "TextBuild", "EncoderBuild",
+        "Trajectories", "Loop", "Fuse", "Text", "TextEncoder", "TextBuild", "ComparedBuild",
     }  # fmt: skip
     assert {inspect.get_annotations(one)["inputs"] for one in FUNCTIONS} == set(map(named, INPUTS))
 
