@@ -25,11 +25,8 @@ def engine(_name: str, folder: Path) -> dict[str, Any]:
     from diffc_export.targets.base import BuildOptions
     from diffc_export.targets.engine import read_info
 
-    source, place, openvino = (
-        find_source(folder / "out" / "model"),
-        folder / "cut",
-        target("openvino"),
-    )
+    source, place = find_source(folder / "out" / "model"), folder / "cut"
+    openvino = target("openvino")
     family = family_of(source.class_name)
     with mapped_denoiser(source) as model:
         specs = family.specs(model.config)

@@ -288,12 +288,12 @@ def prompted(out: Path, folder: Path, options: argparse.Namespace) -> dict:
                 before = models_ns(url)
                 turns = in_turn({**calls, "served": ask}, options.repeats)
                 after = models_ns(url)
-            asked = partial(measure_server, url, model, steps=options.steps, conditions=given)
+            levels = partial(measure_server, url, model, steps=options.steps, conditions=given)
             results[model] = {
                 "latency_over_engine_at_1": turns.over("served", "engine", "decoder"),
                 "in_process_over_engine": turns.over("in_process", "engine", "decoder"),
-                "levels": asked(seconds=options.seconds)["levels"]
-                + asked(seconds=30.0, concurrency=(64,))["levels"],
+                "levels": levels(seconds=options.seconds)["levels"]
+                + levels(seconds=30.0, concurrency=(64,))["levels"],
             }
         results[model]["step_ms"] = step_parts(before, after, turns.seconds, options.steps)
     cold = statistics.median(cold_start(folder / "text-bundle") for _ in range(3))

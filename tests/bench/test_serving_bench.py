@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -42,22 +41,27 @@ def test_processor_time_is_that_of_all_processes():
         child.wait()
 
 
-def test_every_call_has_its_turn_and_ratios_are_of_pairs():
-    """One call takes 2 ms more than another, in every round."""
-    made = []
+def test_every_call_has_its_turn_and_ratios_are_of_pairs(monkeypatch):
+    """By a clock that only the calls move: one takes three times as long as the other."""
+    clock, order = [0.0], []
+
+    def call(name: str, seconds: float) -> None:
+        order.append(name)
+        clock[0] += seconds
+
+    monkeypatch.setattr(served_step.time, "perf_counter", lambda: clock[0])
     calls = {
-        "engine": lambda: made.append("engine") or time.sleep(0.002),
-        "served": lambda: made.append("served") or time.sleep(0.006),
+        "engine": lambda: call("engine", 0.002),
+        "served": lambda: call("served", 0.006),
     }
     turns = served_step.in_turn(calls, 20, {"engine": os.getpid()})
-    assert {name: made.count(name) for name in calls} == {"engine": 21, "served": 21}
-    assert made[2:] != ["engine", "served"] * 20  # the order within a round changes
+    assert {name: order.count(name) for name in calls} == {"engine": 21, "served": 21}
+    assert order[2:] != ["engine", "served"] * 20  # the order within a round changes
     over = turns.over("served", "engine")
     assert over["pairs"] == 20
-    assert over["ci95"][0] <= over["median"] <= over["ci95"][1]
-    assert 2 < over["median"] < 4
+    assert [over["median"], *over["ci95"]] == pytest.approx([3, 3, 3])
     assert list(turns.processor) == ["engine"]
-    assert turns.over("served", "engine", "served")["median"] < 1
+    assert turns.over("served", "engine", "served")["median"] == pytest.approx(3 / 4)
 
 
 def test_a_step_is_the_sum_of_its_parts():

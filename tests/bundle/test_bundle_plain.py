@@ -280,18 +280,18 @@ def test_the_program_takes_what_a_call_takes(tmp_path):
     write_bundle(tmp_path / "out", tmp_path / "bundle", server="none")
     text = np.random.default_rng(0).standard_normal((4, 5)).astype(np.float32)
     np.save(tmp_path / "text.npy", text)
-    asked = (
+    arguments = (
         "--n", "2", "--steps", "4", "--guidance", "2.5", "--condition", "class_labels=3",
         "--condition", f"encoder_hidden_states={tmp_path / 'text.npy'}",
         "--out", str(tmp_path / "samples.npy"),
     )  # fmt: skip
-    done = run(tmp_path / "bundle", "generate", *asked)
+    done = run(tmp_path / "bundle", "generate", *arguments)
     assert done.returncode == 0, done.stderr
     pipe = open_bundle(tmp_path / "bundle")
     given = {"class_labels": 3, "encoder_hidden_states": text}
     mine = pipe.sample(n=2, num_inference_steps=4, guidance_scale=2.5, **given)
     np.testing.assert_array_equal(np.load(tmp_path / "samples.npy"), mine)
-    done = run(tmp_path / "bundle", "generate", *asked, "--force", "--height", "0")
+    done = run(tmp_path / "bundle", "generate", *arguments, "--force", "--height", "0")
     assert done.returncode == 2 and "not built for 0: it makes images of" in done.stderr
 
 
