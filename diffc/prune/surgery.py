@@ -50,12 +50,16 @@ def cut(model: nn.Module, units: Sequence[Unit], keep: Keep) -> None:
 
 
 def _cut_channels(model: nn.Module, groups: Sequence[Group], keep: Keep) -> None:
+    gone: dict[str, dict[int, NDArray[np.int64]]] = {}
+    for (name, dim), positions in removed_positions(groups, keep).items():
+        gone.setdefault(name, {})[dim] = positions
     with torch.no_grad():
-        for (name, dim), gone in removed_positions(groups, keep).items():
-            old = get_tensor(model, name)
-            stays = np.setdiff1d(np.arange(old.shape[dim]), gone)
-            index = torch.from_numpy(stays).to(old.device)
-            replace_tensor(model, name, old.index_select(dim, index).contiguous())
+        for name, dims in gone.items():  # one tensor whole at a time: half cut it is the larger
+            new = get_tensor(model, name)
+            for dim, positions in dims.items():
+                stays = np.setdiff1d(np.arange(new.shape[dim]), positions)
+                new = new.index_select(dim, torch.from_numpy(stays).to(new.device))
+            replace_tensor(model, name, new.contiguous())
         for group in groups:
             if group.name in keep:
                 _keep_temperature(model, group, len(keep[group.name]))
