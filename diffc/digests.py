@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -32,6 +33,28 @@ def file_version(path: Path) -> tuple[int, int, int]:
     """What differs after a file was written or replaced. Raises InputError for one that is gone."""
     facts = _facts(path)
     return facts.st_ino, facts.st_size, facts.st_mtime_ns
+
+
+def check_unaltered(
+    versions: Mapping[Path, tuple[int, int, int]], digests: Mapping[Path, str]
+) -> None:
+    """Refuse what was made of files that others altered meanwhile.
+
+    Args:
+        versions: Each file, as it was before its first byte was read.
+        digests: The sha256 of those whose content is known: with the same content they pass.
+
+    Raises:
+        InputError: One was written, replaced or removed.
+    """
+    for path, version in versions.items():
+        if path.exists() and file_version(path) == version:
+            continue
+        if not path.exists() or digests.get(path) != file_digest(path):
+            raise InputError(
+                f"{path} was altered while it was read",
+                hint="leave the model's files as they are during a run, and start it again",
+            )
 
 
 def known_digest(path: Path) -> str:

@@ -11,7 +11,8 @@ A latent is (value - shift) * scale of its VAE (``latent_factors``).
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -195,6 +196,20 @@ def load_vae(source: Source) -> AutoencoderKL:
 
     assert source.vae is not None
     return load_component(source.vae).to(best_device())
+
+
+@contextmanager
+def mapped_vae(source: Source) -> Iterator[AutoencoderKL]:
+    """The pipeline's VAE in float32, on the CPU; its weights stay in their files.
+
+    Raises:
+        InputError: The VAE cannot be loaded, or its files were altered meanwhile.
+    """
+    from diffc.models.mapped import mapped_component
+
+    assert source.vae is not None
+    with mapped_component(source.vae) as vae:
+        yield vae
 
 
 def latent_factors(config: JsonObject) -> tuple[Factor, Factor]:

@@ -11,7 +11,8 @@ the place of a share of the others, so that the guided difference is distilled a
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ENCODERS", "EncodedPrompts", "encode_prompts", "read_prompts"]
 ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
+PROMPTS_AT_ONCE = 16
+"""Prompts that are encoded by one call."""
 _TEXT_PARTS = ("text_encoder", "tokenizer")
 
 
@@ -101,7 +104,7 @@ def encode_prompts(
     source: Source,
     specs: Sequence[TensorSpec],
     prompts: Sequence[str],
-    batch: int = 16,
+    batch: int = PROMPTS_AT_ONCE,
     guidance: float | None = None,
 ) -> Work[EncodedPrompts]:
     """Encode each prompt as the conditions in ``specs``, as the pipeline's own call does.
@@ -119,20 +122,23 @@ def encode_prompts(
     """
     places = text_conditions(source)
     shapes = {spec.name: spec.shape for spec in specs if spec.name in places}
-    encoders = _text_encoders(source)
     parts: list[dict[str, Tensor]] = []
-    for start in range(0, len(prompts), batch):
-        encoded = _encode(encoders, specs, list(prompts[start : start + batch]))
-        parts.append(
-            {name: _condition_from(encoded, places[name][0], name, shapes[name]) for name in shapes}
-        )
-        yield Progress(min(start + batch, len(prompts)), len(prompts), "encoding prompts")
-    rows = {name: torch.cat([part[name] for part in parts]) for name in shapes}
-    fixed = pipeline_conditions(source, specs, guidance)
-    same = {n: v.expand(len(prompts), *v.shape).clone() for n, v in fixed.rows.items()}
     null: dict[str, Tensor] = {}
-    if decide_guidance(source, guidance).has_null:
-        null = {**_encode_null(encoders, specs, shapes), **fixed.null}
+    fixed = pipeline_conditions(source, specs, guidance)
+    with _text_encoders(source) as encoders:
+        for start in range(0, len(prompts), batch):
+            encoded = _encode(encoders, specs, list(prompts[start : start + batch]))
+            parts.append(
+                {
+                    name: _condition_from(encoded, places[name][0], name, shapes[name])
+                    for name in shapes
+                }
+            )
+            yield Progress(min(start + batch, len(prompts)), len(prompts), "encoding prompts")
+        if decide_guidance(source, guidance).has_null:
+            null = {**_encode_null(encoders, specs, shapes), **fixed.null}
+    rows = {name: torch.cat([part[name] for part in parts]) for name in shapes}
+    same = {n: v.expand(len(prompts), *v.shape).clone() for n, v in fixed.rows.items()}
     return EncodedPrompts(rows | same, null, tuple(fixed.notes()))
 
 
@@ -159,12 +165,36 @@ class _Encoders:
     family: Family
 
 
-def _text_encoders(source: Source) -> _Encoders:
-    from diffc.data.precision import best_device
-    from diffc.models.load import load_text_parts
+@contextmanager
+def _text_encoders(source: Source) -> Iterator[_Encoders]:
+    """The encoders on the best device that has room; on the CPU their weights stay in their files.
 
-    pipeline = load_text_parts(source).to(best_device())
-    return _Encoders(pipeline, family(source.class_name))
+    The largest encoders are several times as large as the denoiser.
+    """
+    from diffc.models.mapped import mapped_text_parts
+
+    with mapped_text_parts(source) as pipeline:
+        yield _Encoders(pipeline.to(_device_with_room(source)), family(source.class_name))
+
+
+_GPU_SHARE = 0.8
+"""Encoders whose weights take more of a GPU's free memory than this run on the CPU."""
+
+
+def _device_with_room(source: Source) -> torch.device:
+    from diffc.data.precision import best_device
+    from diffc_runtime.machine.out_of_memory import gpu_memory
+
+    device = best_device()
+    free = gpu_memory() if device.type == "cuda" else None
+    weights = torch.float32.itemsize * text_elements(source)
+    return torch.device("cpu") if free and weights > _GPU_SHARE * free[0] else device
+
+
+def text_elements(source: Source) -> int:
+    """The parameters of the pipeline's text encoders; 0 for weights that are pickled."""
+    encoders = [part for part in source.components if part.is_text_encoder]
+    return sum(entry.elements for part in encoders for entry in part.tensors().values())
 
 
 def _offered_arguments(

@@ -69,13 +69,20 @@ def load_pipeline(source: Source) -> DiffusionPipeline:
     return _put_together(source, kind, networks)
 
 
-def load_text_parts(source: Source) -> DiffusionPipeline:
-    """The pipeline with its tokenizers and text encoders alone. Raises InputError."""
-    kind = pipeline_class(source)
+def load_text_parts(
+    source: Source, load: Callable[[Component], nn.Module] | None = None
+) -> DiffusionPipeline:
+    """The pipeline with its tokenizers and text encoders alone.
+
+    load: opens an encoder; None: ``load_component``.
+
+    Raises InputError.
+    """
+    load, kind = load or load_component, pipeline_class(source)
     networks: dict[str, Any] = {}
     for part in source.components:
         if part.is_text_encoder:
-            networks[part.name] = load_component(part)
+            networks[part.name] = load(part)
         elif not part.is_tokenizer:
             networks[part.name] = None
         else:
@@ -126,7 +133,7 @@ def meta_denoiser(source: Source) -> nn.Module:
 def load_component(part: Component, *, own: Own | None = None) -> nn.Module:
     """A network of a pipeline: float32, eval mode, every value finite.
 
-    own: as ``load_denoiser`` takes it; for networks of diffusers.
+    own: as ``load_denoiser`` takes it.
 
     Raises InputError when its files are not whole, not its class's, or only pickles without leave.
     """
@@ -140,7 +147,7 @@ def load_component(part: Component, *, own: Own | None = None) -> nn.Module:
         entries = entries_of(state) if weights.is_pickled else weights.entries()
         model = _diffusers_model(part, state, entries, own or _float32_copy)
     else:
-        model = _transformers_model(part, kind, state)
+        model = _transformers_model(part, kind, state, own)
     _check_finite(model, part.folder)
     return model.eval()
 
@@ -160,14 +167,18 @@ def _diffusers_model(
     return model
 
 
-def _transformers_model(part: Component, kind: Any, state: Mapping[str, torch.Tensor]) -> nn.Module:
-    config = transformers_config(part, kind)
+def _transformers_model(
+    part: Component, kind: Any, state: Mapping[str, torch.Tensor], own: Own | None
+) -> nn.Module:
+    config, entries = transformers_config(part, kind), entries_of(state)
+    if own is not None:  # the library takes tensors that are float32 already as they are
+        state = {name: own(value) for name, value in state.items()}
     with quiet_libraries(), foreign_errors(f"{part.folder} cannot be loaded"):
         model, facts = kind.from_pretrained(
             None, config=config, state_dict=dict(state), dtype=torch.float32,
             output_loading_info=True, ignore_mismatched_sizes=True,
         )  # fmt: skip
-    check_loading_facts(part, model, facts, entries_of(state))
+    check_loading_facts(part, model, facts, entries)
     network: nn.Module = model
     return network
 

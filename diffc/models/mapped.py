@@ -1,4 +1,9 @@
-"""The denoiser with its weights mapped from their files: they are in memory only as far as used.
+"""Networks with their weights mapped from their files: they are in memory only as far as used.
+
+    mapped_denoiser   the denoiser, cut or not
+    mapped_component  any network of a pipeline: VAE, text encoder, ...
+    mapped_text_parts the pipeline with its tokenizers and text encoders alone
+    map_weights       weights of a file into a network that is there
 
 Pages of a mapped file are read when they are used and given back when memory is short, so that a
 network may be larger than memory. They are those of the model's own files where these hold float32.
@@ -11,7 +16,7 @@ others alter meanwhile is noticed at the end.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -20,11 +25,15 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from diffc.digests import check_unaltered, file_version
 from diffc.models.files import tensor_entries
-from diffc.models.load import load_denoiser
+from diffc.models.load import load_component, load_denoiser, load_text_parts
 from diffc_export.disks import temporary_folder, write_array
 
 if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+    from diffc.models.components import Component
     from diffc.models.source import Source
 
 _BYTES = torch.float32.itemsize
@@ -47,6 +56,39 @@ def mapped_denoiser(source: Source) -> Iterator[nn.Module]:
             model = load_denoiser(source, own=_Copies(file).float32)
         yield model
     source.check_unaltered()
+
+
+@contextmanager
+def mapped_component(part: Component) -> Iterator[nn.Module]:
+    """A network of a pipeline: float32, evaluation mode, on the CPU, and mapped.
+
+    Args:
+        part: The component. Pickled weights are read into memory first.
+
+    Raises:
+        InputError: As ``mapped_denoiser``.
+    """
+    weights = part.need_weights().paths
+    versions = {path: file_version(path) for path in weights}
+    with temporary_folder(bytes_to_copy(weights)) as folder:
+        with (folder / "float32").open("wb") as file:
+            model = load_component(part, own=_Copies(file).float32)
+        yield model
+    check_unaltered(versions, {})
+
+
+@contextmanager
+def mapped_text_parts(source: Source) -> Iterator[DiffusionPipeline]:
+    """The pipeline with its tokenizers and text encoders alone, these on the CPU and mapped.
+
+    Args:
+        source: The model.
+
+    Raises:
+        InputError: As ``mapped_denoiser``.
+    """
+    with ExitStack() as stack:
+        yield load_text_parts(source, lambda part: stack.enter_context(mapped_component(part)))
 
 
 def map_weights(model: nn.Module, file: Path) -> None:

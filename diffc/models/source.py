@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
-from diffc.digests import file_version, known_digest
+from diffc.digests import check_unaltered, file_version, known_digest
 from diffc.errors import InputError, RequestError, unknown
 from diffc.models import reasons
 from diffc.models.class_names import current_class
@@ -194,15 +194,7 @@ class Source:
             InputError: One was written, replaced or removed since ``versions`` was first asked for.
                 Where the digest was asked for then, one with the same content passes.
         """
-        known = vars(self).get("_digests", {})
-        for path, version in self.versions.items():
-            if path.exists() and file_version(path) == version:
-                continue
-            if not path.exists() or known.get(path) != file_digest(path):
-                raise InputError(
-                    f"{path} was altered while it was read",
-                    hint="leave the model's files as they are during a run, and start it again",
-                )
+        check_unaltered(self.versions, vars(self).get("_digests", {}))
 
     @cached_property
     def _digests(self) -> Mapping[Path, str]:

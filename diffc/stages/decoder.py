@@ -79,7 +79,7 @@ def export_decoder(inputs: DecoderInputs, folder: StageFolder) -> Work[ExportOut
 def export_vae_decoder(
     inputs: DecoderInputs, folder: Path, beside: Sequence[TensorSpec] = ()
 ) -> JsonDict:
-    """Write the ONNX folder of a VAE's decoder.
+    """Write the ONNX folder of a VAE's decoder; its weights stay in their files meanwhile.
 
     Args:
         inputs: What the folder follows from.
@@ -89,34 +89,35 @@ def export_vae_decoder(
     Returns:
         The content of model.json.
     """
-    from diffc.data.latents import latent_factors, load_vae
+    from diffc.data.latents import latent_factors, mapped_vae
     from diffc.models.families.base import sample_shape
     from diffc.models.families.examples import example_inputs
     from diffc_export.onnx.export import GraphOptions, export_onnx
 
     shape = sample_shape(inputs.shape.specs(inputs.denoiser.source))
-    vae, known = load_vae(inputs.vae.source).cpu(), vae_kind(inputs.vae.source)
-    config: JsonDict = dict(vae.config)
-    scale, shift = latent_factors(config)
-    facts = {
-        "class_name": type(vae).__name__,
-        "scaling_factor": scale,
-        "shift_factor": shift,
-        "parameters": sum(p.numel() for p in vae.decoder.parameters()),
-    }
-    options = GraphOptions(
-        opset=inputs.options.opset,
-        simplify=inputs.options.simplify,
-        facts=facts,
-        sizes=inputs.options.sizes,
-    )
-
-    def examples(wanted: Sequence[TensorSpec], batch: int, generator: Generator) -> Inputs:
-        return example_inputs(wanted, config, batch, generator)
-
+    known = vae_kind(inputs.vae.source)
     specs = [TensorSpec("sample", (shape[0], *shape[-2:]), kind="sample"), *beside]
     call = known.decode_masked if beside else known.decode
-    return export_onnx(vae, call, specs, folder, examples=examples, options=options)
+    with mapped_vae(inputs.vae.source) as vae:
+        config: JsonDict = dict(vae.config)
+        scale, shift = latent_factors(config)
+        facts = {
+            "class_name": type(vae).__name__,
+            "scaling_factor": scale,
+            "shift_factor": shift,
+            "parameters": sum(p.numel() for p in vae.decoder.parameters()),
+        }
+        options = GraphOptions(
+            opset=inputs.options.opset,
+            simplify=inputs.options.simplify,
+            facts=facts,
+            sizes=inputs.options.sizes,
+        )
+
+        def examples(wanted: Sequence[TensorSpec], batch: int, generator: Generator) -> Inputs:
+            return example_inputs(wanted, config, batch, generator)
+
+        return export_onnx(vae, call, specs, folder, examples=examples, options=options)
 
 
 def vae_kind(source: Source) -> Autoencoder:

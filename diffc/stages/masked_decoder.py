@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from diffc_export.targets.base import Array, LoadedEngine
 
-_ROWS = 2
+REFERENCE_ROWS = 2
 """Of what torch gave."""
 
 
@@ -84,14 +84,19 @@ def export_masked_decoder(inputs: DecoderInputs, folder: StageFolder) -> Work[Ex
     source = inputs.denoiser.source
     latent = sample_shape(inputs.shape.specs(source))
     pixels = pixel_shape(source, (latent[0], *latent[-2:]))
-    beside = [
-        TensorSpec("image", pixels, kind="condition"),
-        TensorSpec("mask", (1, *pixels[1:]), kind="condition"),
-    ]
+    beside = masked_specs(pixels)
     described = export_vae_decoder(inputs, folder.out / MASKED_DECODER, beside)
     sample = TensorSpec("sample", (latent[0], *latent[-2:]), kind="sample")
     _write_reference(inputs, [sample, *beside], folder.out / MASKED_DECODER / REFERENCE)
     return ExportOutcome(sha256=described["sha256"], parameters=described["parameters"])
+
+
+def masked_specs(pixels: tuple[int, int, int]) -> list[TensorSpec]:
+    """The inputs beside the latents, of images (C, H, W)."""
+    return [
+        TensorSpec("image", pixels, kind="condition"),
+        TensorSpec("mask", (1, *pixels[1:]), kind="condition"),
+    ]
 
 
 def _write_reference(inputs: DecoderInputs, specs: Sequence[TensorSpec], path: Path) -> None:
@@ -99,16 +104,15 @@ def _write_reference(inputs: DecoderInputs, specs: Sequence[TensorSpec], path: P
     import torch
     from safetensors.torch import save_file
 
-    from diffc.data.latents import load_vae
+    from diffc.data.latents import mapped_vae
 
     generator = torch.Generator().manual_seed(0)
     given: Mapping[str, Tensor] = {
-        spec.name: torch.randn(_ROWS, *spec.shape, generator=generator) for spec in specs
+        spec.name: torch.randn(REFERENCE_ROWS, *spec.shape, generator=generator) for spec in specs
     }
     given = {name: (v > 0).float() if name == "mask" else v for name, v in given.items()}
-    vae, known = load_vae(inputs.vae.source).cpu().eval(), vae_kind(inputs.vae.source)
-    with torch.no_grad():
-        output = known.decode_masked(vae, given).contiguous()
+    with mapped_vae(inputs.vae.source) as vae, torch.no_grad():
+        output = vae_kind(inputs.vae.source).decode_masked(vae, given).contiguous()
     save_file({"output": output, **{f"input.{name}": v for name, v in given.items()}}, path)
 
 

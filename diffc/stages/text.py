@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from diffc.models.texts.tokenizers import ConvertedTokenizer
     from diffc_export.specs import TensorSpec
 
-_LOWER = ("fp16", "bf16")
+LOWERED = ("fp16", "bf16")
+"""Precisions in which a text encoder's engine is tried."""
 _PACKAGES = ("transformers", "tokenizers")
 _SAMPLES = (
     "a photograph of a red cat beside a blue house",
@@ -206,10 +207,14 @@ def text_encoder_stage(
 
 
 def export_encoder(inputs: TextEncoderInputs, folder: StageFolder) -> Work[ExportOutcome]:
-    """Write the ONNX folder of a text encoder, with what torch gave."""
+    """Write the ONNX folder of a text encoder; its weights stay in their files meanwhile."""
     import torch
 
-    from diffc.models.texts.export import export_text_encoder, load_text_encoder, reference_rows
+    from diffc.models.texts.export import (
+        export_text_encoder,
+        mapped_text_encoder,
+        reference_rows,
+    )
     from diffc_runtime.prompts import read_plan
     from diffc_runtime.tokens import Tokenizer
 
@@ -222,10 +227,11 @@ def export_encoder(inputs: TextEncoderInputs, folder: StageFolder) -> Work[Expor
         [use.prefix + text for text in _SAMPLES], use.sequence, use.sequence
     )
     rows = reference_rows([(torch.from_numpy(tokens.ids), torch.from_numpy(tokens.mask))])
-    encoder = load_text_encoder(inputs.encoder.source, name, use, plan.parts_of(name))
-    described = export_text_encoder(
-        encoder, rows, folder.out / name, opset=options.opset, simplify=options.simplify
-    )
+    source = inputs.encoder.source
+    with mapped_text_encoder(source, name, use, plan.parts_of(name)) as encoder:
+        described = export_text_encoder(
+            encoder, rows, folder.out / name, opset=options.opset, simplify=options.simplify
+        )
     return ExportOutcome(sha256=described["sha256"], parameters=described["parameters"])
 
 
@@ -276,7 +282,7 @@ def text_build_stages(
 
     if recipe.text.encoders == "off" or target(name).facts.loader is None:
         return
-    lower = recipe.build.precision in _LOWER
+    lower = recipe.build.precision in LOWERED
     options = recipe.build.model_copy(
         update={"precision": recipe.build.precision if lower else "fp32"}
     )

@@ -42,22 +42,23 @@ def vae_encoder_stage(source: Source, recipe: Recipe) -> Stage[DecoderInputs, Ex
 
 def export_encoder(inputs: DecoderInputs, folder: StageFolder) -> Work[ExportOutcome]:
     """Write the ONNX folder of the VAE's encoder, with what torch gave."""
-    from diffc.data.latents import load_vae, pixel_shape, scale_factor
+    from diffc.data.latents import mapped_vae, pixel_shape, scale_factor
     from diffc.models.families.base import sample_shape
     from diffc.models.vae_encoder import export_vae_encoder
 
     yield Progress(0, 1, "exporting the VAE's encoder")
     source, options = inputs.denoiser.source, inputs.options
     factor = scale_factor(source)
-    described = export_vae_encoder(
-        load_vae(inputs.vae.source).cpu().eval(),
-        vae_kind(inputs.vae.source),
-        pixel_shape(source, sample_shape(inputs.shape.specs(source))),
-        folder.out / VAE_ENCODER,
-        opset=options.opset,
-        simplify=options.simplify,
-        sizes=[(height * factor, width * factor) for height, width in options.sizes],
-    )
+    with mapped_vae(inputs.vae.source) as vae:
+        described = export_vae_encoder(
+            vae,
+            vae_kind(inputs.vae.source),
+            pixel_shape(source, sample_shape(inputs.shape.specs(source))),
+            folder.out / VAE_ENCODER,
+            opset=options.opset,
+            simplify=options.simplify,
+            sizes=[(height * factor, width * factor) for height, width in options.sizes],
+        )
     return ExportOutcome(sha256=described["sha256"], parameters=described["parameters"])
 
 

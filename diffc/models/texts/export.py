@@ -6,15 +6,21 @@ outputs they lie in it flat, one after the other; model.json has their names and
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from diffc.models.checking import transformers_config
+from diffc.models.classes import component_class
+from diffc.models.components import Component
 from diffc.models.families.examples import example_inputs
+from diffc.models.foreign import foreign_errors
 from diffc.models.load import load_component
+from diffc.models.mapped import mapped_component
 from diffc.models.source import Source
 from diffc.models.texts import find_kind
 from diffc.models.texts.base import IDS, MASK, TextEncoderKind
@@ -73,15 +79,68 @@ def load_text_encoder(
     Raises:
         InputError: Its files cannot be used.
     """
+    part = _component_of(source, name)
+    return _encoder_of(load_component(part), part, use, wanted)
+
+
+@contextmanager
+def mapped_text_encoder(
+    source: Source, name: str, use: EncoderUse, wanted: Sequence[str]
+) -> Iterator[TextEncoder]:
+    """The same on the CPU, with weights that stay in their files until they are used.
+
+    Args:
+        source: The model.
+        name: The encoder's name in the pipeline.
+        use: How the pipeline uses it.
+        wanted: The outputs that the pipeline uses.
+
+    Raises:
+        InputError: Its files cannot be used, or were altered meanwhile.
+    """
+    part = _component_of(source, name)
+    with mapped_component(part) as model:
+        yield _encoder_of(model, part, use, wanted)
+
+
+def meta_text_encoder(
+    source: Source, name: str, use: EncoderUse, wanted: Sequence[str]
+) -> TextEncoder:
+    """The same on the meta device, from its config: shapes without values.
+
+    Args:
+        source: The model.
+        name: The encoder's name in the pipeline.
+        use: How the pipeline uses it.
+        wanted: The outputs that the pipeline uses.
+
+    Raises:
+        InputError: Its class or config cannot be used.
+    """
+    part = _component_of(source, name)
+    kind = component_class(part)
+    config = transformers_config(part, kind)
+    with foreign_errors(f"{part.folder} cannot be opened"), torch.device("meta"):
+        return _encoder_of(kind(config).eval(), part, use, wanted)
+
+
+def _component_of(source: Source, name: str) -> Component:
     part = source.find_component(name)
     assert part is not None
-    kind, model = find_kind(part.class_name), load_component(part)
+    return part
+
+
+def _encoder_of(
+    model: nn.Module, part: Component, use: EncoderUse, wanted: Sequence[str]
+) -> TextEncoder:
+    """The encoder as the exporter can trace it."""
+    kind = find_kind(part.class_name)
     assert kind is not None
     if hasattr(model, "set_attn_implementation"):  # the exporter knows no views of fused attention
         model.set_attn_implementation("eager")  # type: ignore[operator]
     shapes = kind.parts(part.class_name, _config(model), use.sequence)
     chosen = {name: tuple(shapes[name]) for name in wanted}
-    return TextEncoder(name, part.class_name, kind, model, use, chosen)
+    return TextEncoder(part.name, part.class_name, kind, model, use, chosen)
 
 
 def _config(model: nn.Module) -> JsonDict:
