@@ -306,9 +306,14 @@ def run(_name: str, folder: Path) -> dict[str, Any]:
 def whole(name: str, folder: Path) -> dict[str, Any]:
     """A run of a network from its ranking to the ladder, and what each stage took.
 
+    The C library gives large blocks back at once, as in a run with ``--memory``.
+
     Raises SystemExit where the estimate of a stage is more than a tenth off, or a stage takes more
     than ``MOST``.
     """
+    from diffc_runtime.machine.memory import return_large_blocks
+
+    return_large_blocks()
     row = chain(name, folder, {**CHAIN, **ENGINES})
     peak = max(took["own_peak_bytes"] for took in row["stages"].values())
     if peak > MOST:
@@ -318,6 +323,9 @@ def whole(name: str, folder: Path) -> dict[str, Any]:
 
 def blocks(name: str, folder: Path) -> dict[str, Any]:
     """The same without gradients of the whole network: each block learns alone."""
+    from diffc_runtime.machine.memory import return_large_blocks
+
+    return_large_blocks()
     importance = {**CHAIN["prune"]["importance"], "method": "magnitude"}
     learning = {"steps": 0, "block_local": {"steps": 2, "rows": 8, "batch": 2}}
     prune = {**CHAIN["prune"], "importance": importance}
@@ -363,6 +371,7 @@ def chain(
     from diffc.prune.plan import Plan
     from diffc.stages.call_memory import call_bytes
     from diffc.stages.needs import stage_needs
+    from diffc.stages.uncut_memory import uncut_parts
 
     source, data = find_source(folder / "model"), folder / "data.safetensors"
     specs = input_specs(source, None if drawn else SIDE, TOKENS)
@@ -382,7 +391,8 @@ def chain(
     dense, small = plan.dense.params, plan.compressed.params
     recipe = recipe_of_model(source, None, options)
     calls = call_bytes(source, recipe, folder / "out" / "plan.json")
-    for one in stage_needs(dense, small, recipe, calls, on_gpu=False):
+    uncut = uncut_parts(source, recipe)
+    for one in stage_needs(dense, small, recipe, calls, on_gpu=False, uncut=uncut):
         if one.stage in stages.rows:
             stages.rows[one.stage]["estimated_bytes"] = one.memory_bytes
     row = {"stages": stages.rows, "parameters": {"dense": dense, "compressed": small}}

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from diffc.models.source import Source
     from diffc.recipe import Recipe
     from diffc.stages.counted_stages import CallBytes
+    from diffc.stages.uncut_memory import UncutPart
     from diffc_runtime.json_types import JsonDict, JsonObject
 
 
@@ -37,6 +38,7 @@ def plan_estimates(
     from diffc.stages.call_memory import call_bytes
     from diffc.stages.estimate import out_bytes, stage_seconds, trainings
     from diffc.stages.needs import stage_needs
+    from diffc.stages.uncut_memory import uncut_parts
     from diffc_runtime.machine.gpu import gpus
 
     dense, small = plan["model"]["params"], plan["compressed"]["params"]
@@ -47,12 +49,16 @@ def plan_estimates(
         share = plan["compressed"]["macs"] / plan["model"]["macs"]
         seconds = stage_seconds(source, recipe, "bench", rate, share)
     calls: CallBytes = {}
+    uncut: dict[str, UncutPart] = {}
     if source:  # of a model that ships a plan takes no PyTorch: a run has counted, or none has
         is_counted = not is_shipped(source.name)
         recipe = choose_by_block(source, recipe)[0] if is_counted else recipe
         calls = call_bytes(source, recipe, file, count=is_counted)
+        uncut = uncut_parts(source, recipe, count=is_counted)
     training = trainings(dense, small, recipe, calls)
-    needs = stage_needs(dense, small, recipe, calls, on_gpu=bool(gpus()), seconds=seconds)
+    needs = stage_needs(
+        dense, small, recipe, calls, on_gpu=bool(gpus()), seconds=seconds, uncut=uncut
+    )
     return {
         "seconds": sum(seconds.values()) if seconds else None,
         "by": rate.words if rate else "",

@@ -39,6 +39,7 @@ counted_stages.py  which stages' calls are counted, and what a count follows fro
 call_memory.py     what the calls of each stage take of memory, counted without running them
 forward_memory.py  the same of stages without gradients
 engine_memory.py   what exports and engines need of memory
+uncut_memory.py    what the text encoders and the VAE need of memory
 call_rate.py       a second of the network's calls, for the estimate of a first run
 noise.py           preflight's questions to the scheduler
 images.py          what making an image takes, for the stages that time images

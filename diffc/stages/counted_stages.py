@@ -26,7 +26,7 @@ WITHOUT_GRADIENTS = ("magnitude", "random")
 """Scores of the importance that take no gradients."""
 EXPORTS = ("export-dense", "export-compressed")
 """The stages that export both sides."""
-_VERSION = 5
+_VERSION = 6
 """Raised whenever the count changes: what was counted before is counted anew."""
 
 
@@ -75,7 +75,7 @@ def count_key(source: Source, recipe: Recipe, stage: str, plan: Path | None) -> 
 
     ranking, distill = recipe.prune.importance, recipe.distill
     of_stages: dict[str, list[object]] = {
-        "data": data_facts(source, recipe),
+        "data": data_facts(recipe),
         **{name: [] for name in (*EXPORTS, "bench")},
         "importance": [
             micro_batch(ranking),
@@ -108,18 +108,11 @@ def count_key(source: Source, recipe: Recipe, stage: str, plan: Path | None) -> 
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def data_facts(source: Source, recipe: Recipe) -> list[object]:
+def data_facts(recipe: Recipe) -> list[object]:
     """What the memory of the data stage follows from: where samples come from, and how many."""
     data = recipe.data
-    texts = text_elements(source) if data.prompts is not None else 0
     given = [draws_samples(data), is_tensors(data.source), data.prompts is not None]
-    return [*given, data.images, data.batch, data.guidance, texts]
-
-
-def text_elements(source: Source) -> int:
-    """The parameters of the pipeline's text encoders; 0 for weights that are pickled."""
-    encoders = [part for part in source.components if part.is_text_encoder]
-    return sum(entry.elements for part in encoders for entry in part.tensors().values())
+    return [*given, data.images, data.batch, data.guidance]
 
 
 def draws_samples(data: DataSection) -> bool:

@@ -4,19 +4,26 @@
     engine_needs   what each target's stages need, from building to the ladder
 
 A target says what its engines take in fp32 (``TargetFacts.weight_copies``); of other precisions,
-and of targets that say nothing, nothing is known. bench/full_size.py compares each figure with what
-was measured (bench/results/full_size_engines.json).
+and of targets that say nothing, nothing is known. The networks that are not cut (uncut_memory.py)
+are built beside the denoisers, the VAE in fp32 always. bench/full_size.py compares each figure with
+what was measured (bench/results/full_size_engines.json).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
-from diffc.output import SIDES
+from diffc.output import DECODER, SIDES
 from diffc.recipe import Recipe
 from diffc.recipe.sections.training import WEIGHT_BYTES
 from diffc.stages.counted_stages import CallBytes
+from diffc.stages.text import LOWERED as LOWERED_TEXTS
+from diffc.stages.uncut_memory import VAE_PARTS, UncutPart
 from diffc_export.onnx.weights import LARGEST_SINGLE_FILE
+
+if TYPE_CHECKING:
+    from diffc_export.targets.base import WeightCopies
 
 EXPORT_BYTES = 560_000_000
 """Of a process that has exported a network, with what imports and graphs leave in it."""
@@ -49,7 +56,11 @@ def export_bytes(count: int, calls: int) -> int:
 
 
 def engine_needs(
-    dense: int, small: int, recipe: Recipe, calls: CallBytes
+    dense: int,
+    small: int,
+    recipe: Recipe,
+    calls: CallBytes,
+    uncut: Mapping[str, UncutPart] | None = None,
 ) -> Iterator[tuple[str, int]]:
     """(stage, memory) of the stages that build and open engines, in their order.
 
@@ -58,27 +69,64 @@ def engine_needs(
         small: Parameters of the compressed one.
         recipe: Every option.
         calls: What calls of both engines take, as ``bench``.
+        uncut: The networks that are not cut, by their folders of OUT/onnx.
     """
     from diffc_export.targets import target as find_target
 
     for name in recipe.build.target:
         own, facts = recipe.for_target(name), find_target(name).facts
-        copies = facts.weight_copies
-        if copies is None or own.build.precision != "fp32":
+        copies, parts = facts.weight_copies, (uncut or {}) if facts.loader is not None else {}
+        if copies is None:
             continue
-        opened = 0.0
+        is_known = own.build.precision == "fp32"
         for side, count in zip(SIDES, (dense, small), strict=True):
-            weights, whole = WEIGHT_BYTES * count, is_whole(count)
-            building = weights * (_READ_COPIES if whole else copies.one)
-            opened += weights * (copies.one_read_whole if whole else copies.one)
-            yield f"build-{name}-{side}", EXPORT_BYTES + round(building)
-        sizes = max(1, len(own.export.requested_sizes))
-        engines = len(set(own.build.batch)) * sizes if copies.each_shape else 1
-        open_bytes = EXPORT_BYTES + round(engines * opened) + calls.get("bench", 0)
-        yield f"bench-{name}", open_bytes
-        eager = WEIGHT_BYTES * dense if own.measure.explain != "off" else 0
-        student = WEIGHT_BYTES * small if own.distill.aim == "loop" else 0  # before it learned them
-        if own.measure.frontier != "off":
-            yield f"frontier-{name}", open_bytes + eager + student
-        if own.measure.explain != "off":
-            yield f"explain-{name}", open_bytes + eager
+            if is_known:
+                yield f"build-{name}-{side}", EXPORT_BYTES + round(_build_bytes(count, copies))
+        for part, needs in parts.items():
+            if is_known or part in VAE_PARTS or own.build.precision not in LOWERED_TEXTS:
+                yield f"build-{name}-{part}", _uncut_bytes(needs, copies)
+        if is_known:
+            decoder = parts.get(DECODER)
+            yield from _of_measuring(name, dense, small, own, calls, copies, decoder)
+
+
+def _of_measuring(
+    name: str,
+    dense: int,
+    small: int,
+    own: Recipe,
+    calls: CallBytes,
+    copies: WeightCopies,
+    decoder: UncutPart | None,
+) -> Iterator[tuple[str, int]]:
+    """The stages that have engines open, with the decoder where images are made."""
+    sizes = max(1, len(own.export.requested_sizes))
+    engines = len(set(own.build.batch)) * sizes if copies.each_shape else 1
+    opened = sum(_open_bytes(count, copies) for count in (dense, small))
+    denoisers = EXPORT_BYTES + round(engines * opened) + calls.get("bench", 0)
+    images = 0
+    if decoder is not None:
+        images = round(engines * _open_bytes(decoder.parameters, copies)) + decoder.engine_calls
+    yield f"bench-{name}", denoisers + images
+    eager = WEIGHT_BYTES * dense if own.measure.explain != "off" else 0
+    student = WEIGHT_BYTES * small if own.distill.aim == "loop" else 0  # before it learned them
+    if own.measure.frontier != "off":
+        yield f"frontier-{name}", denoisers + images + eager + student
+    if own.measure.explain != "off":
+        yield f"explain-{name}", denoisers + eager
+
+
+def _build_bytes(count: int, copies: WeightCopies) -> float:
+    """Bytes of the weights while an engine is built."""
+    return WEIGHT_BYTES * count * (_READ_COPIES if is_whole(count) else copies.one)
+
+
+def _open_bytes(count: int, copies: WeightCopies) -> float:
+    """Bytes of the weights of an open engine."""
+    return WEIGHT_BYTES * count * (copies.one_read_whole if is_whole(count) else copies.one)
+
+
+def _uncut_bytes(part: UncutPart, copies: WeightCopies) -> int:
+    """An engine that is compared with torch is opened behind its build, in the same process."""
+    compared = _open_bytes(part.parameters, copies) + part.engine_calls if part.compared else 0
+    return EXPORT_BYTES + round(max(_build_bytes(part.parameters, copies), compared))

@@ -29,11 +29,9 @@ from diffc.recipe.sections.training import (
 )
 from diffc.stages.bench import FEW_IMAGES
 from diffc.stages.data import keeps_states
-from diffc.stages.decoder import decoder_stage
 from diffc.stages.frontier import MOST_IMAGES, MOST_SECONDS, OF_REFERENCE, ROUNDS
-from diffc.stages.masked_decoder import masked_decoder_stage
 from diffc.stages.text import text_stage
-from diffc.stages.vae_encoder import vae_encoder_stage
+from diffc.stages.uncut_memory import uncut_names
 from diffc_runtime.errors import BadRequest
 from diffc_runtime.loop import Loop
 from diffc_runtime.prompt_plan import TEXT_FOLDER
@@ -234,17 +232,9 @@ def _exports(run: _PlannedRun) -> Iterator[tuple[str, float]]:
 
 def _uncut_exports(source: Source, recipe: Recipe) -> dict[str, float]:
     """The networks that are not cut, and what an export of each takes."""
-    seconds: dict[str, float] = {}
-    if decoder_stage(source, recipe) is not None:
-        seconds[DECODER] = 15.0
-    if vae_encoder_stage(source, recipe) is not None:
-        seconds[VAE_ENCODER] = 9.0
-    if masked_decoder_stage(source, recipe) is not None:
-        seconds[MASKED_DECODER] = 15.0
-    texts = text_stage(source, recipe)
-    if texts is not None:
-        seconds |= {TEXT_FOLDER: 0.1, **dict.fromkeys(texts.inputs.encoders, 6.0)}
-    return seconds
+    of_vae = {DECODER: 15.0, VAE_ENCODER: 9.0, MASKED_DECODER: 15.0}
+    seconds = {name: of_vae.get(name, 6.0) for name in uncut_names(source, recipe)}
+    return seconds if text_stage(source, recipe) is None else {**seconds, TEXT_FOLDER: 0.1}
 
 
 def _engines(run: _PlannedRun, target: str, *, bench: bool) -> Iterator[tuple[str, float]]:

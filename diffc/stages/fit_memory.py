@@ -29,6 +29,7 @@ from diffc.stages.by_block import may_be_by_block
 from diffc.stages.call_memory import call_bytes
 from diffc.stages.counted_stages import WITHOUT_GRADIENTS, draws_samples
 from diffc.stages.needs import stage_needs, stages_until
+from diffc.stages.uncut_memory import uncut_parts
 from diffc_runtime.machine.gpu import gpus
 
 SECTIONS = {"importance": "prune.importance", "distill": "distill", "distill-loop": "distill.loop"}
@@ -190,7 +191,7 @@ class _StageMemory:
 
     def stages(self, recipe: Recipe, stop: str) -> list[str]:
         """The stages up to ``stop`` whose memory grows with the network."""
-        return stages_until(recipe, stop)
+        return stages_until(self.source, recipe, stop)
 
     def check_least(self, recipe: Recipe, stop: str, most: float) -> None:
         """Refuse, before anything is counted, what even weights and their gradients exceed.
@@ -200,7 +201,8 @@ class _StageMemory:
         """
         dense, small = self.parameters
         on_gpu = bool(gpus())
-        needs = stage_needs(dense, small, recipe, {}, on_gpu=on_gpu)
+        uncut = uncut_parts(self.source, recipe, count=False)
+        needs = stage_needs(dense, small, recipe, {}, on_gpu=on_gpu, uncut=uncut)
         least = {one.stage: one.gpu_bytes if on_gpu else one.memory_bytes for one in needs}
         wanted = set(self.stages(recipe, stop)) & set(least) - _NOT_SURE
         largest = max(sorted(wanted), key=lambda name: least[name], default="")
@@ -219,7 +221,8 @@ class _StageMemory:
         (dense, small), on_gpu = self.parameters, bool(gpus())
         if not dense:
             return None
-        needs = stage_needs(dense, small, recipe, calls, on_gpu=on_gpu)
+        uncut = uncut_parts(self.source, recipe)
+        needs = stage_needs(dense, small, recipe, calls, on_gpu=on_gpu, uncut=uncut)
         one = next(one for one in needs if one.stage == stage)
         return one.gpu_bytes if on_gpu else one.memory_bytes
 

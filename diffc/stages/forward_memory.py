@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING
 
 from diffc.recipe import Recipe
 from diffc.recipe.sections.training import WEIGHT_BYTES
-from diffc.stages.counted_stages import draws_samples, text_elements
+from diffc.stages.counted_stages import draws_samples
+from diffc.stages.uncut_memory import prompt_bytes
 
 if TYPE_CHECKING:
     import torch
@@ -42,7 +43,7 @@ def data_bytes(
     """What the data stage takes beside the weights of a dense model that draws the samples.
 
     Clean samples are there twice at the end: as parts and whole, or as they are written. Text
-    encoders are gone when the dense model comes; of their calls nothing is counted.
+    encoders are gone when the dense model comes.
 
     Args:
         place: Where to count.
@@ -55,7 +56,7 @@ def data_bytes(
 
     data = recipe.data
     kept = data.images * _row_bytes(dense)
-    encoders = WEIGHT_BYTES * text_elements(source) if data.prompts is not None else 0
+    encoders = prompt_bytes(place, source, recipe) if data.prompts is not None else 0
     if draws_samples(data):
         weights = WEIGHT_BYTES * sum(value.numel() for value in dense.model.parameters())
         rows = min(data.batch, data.images)

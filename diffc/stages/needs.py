@@ -24,6 +24,7 @@ from diffc.stages.counted_stages import (
 )
 from diffc.stages.engine_memory import engine_needs, export_bytes
 from diffc.stages.estimate import trainings
+from diffc.stages.uncut_memory import UncutPart, uncut_parts
 from diffc_runtime.machine.gpu import gpus
 from diffc_runtime.machine.out_of_memory import gpu_memory, host_memory, size
 
@@ -68,6 +69,7 @@ def stage_needs(
     *,
     on_gpu: bool,
     seconds: Mapping[str, float] | None = None,
+    uncut: Mapping[str, UncutPart] | None = None,
 ) -> list[StageNeeds]:
     """What the stages of a run need whose memory grows with the network, in their order.
 
@@ -79,8 +81,9 @@ def stage_needs(
         on_gpu: Whether networks run on a GPU: it then holds what their stages need, and the
             machine's memory the weights while they are loaded.
         seconds: What each stage takes, where that is known.
+        uncut: The networks that are exported beside the denoisers, by their folders of OUT/onnx.
     """
-    seconds = seconds or {}
+    seconds, uncut = seconds or {}, uncut or {}
     stages = []
     for name, device, loading, disk in _networks(dense, small, recipe, calls, on_gpu=on_gpu):
         host = PROCESS_BYTES + (loading if on_gpu else max(device, loading))
@@ -89,16 +92,22 @@ def stage_needs(
     for name, count in zip(EXPORTS, (dense, small), strict=True):
         host = export_bytes(count, calls.get(name, 0))
         stages.append(StageNeeds(name, host, 0, WEIGHT_BYTES * count, seconds.get(name)))
-    for name, host in engine_needs(dense, small, recipe, calls):
-        disk = _engine_disk(name, dense, small)
+    counts = {part: one.parameters for part, one in uncut.items()}
+    for part, one in uncut.items():
+        name, host = f"export-{part}", export_bytes(one.parameters, one.export_calls)
+        stages.append(StageNeeds(name, host, 0, WEIGHT_BYTES * counts[part], seconds.get(name)))
+    counts |= {"dense": dense, "compressed": small}
+    for name, host in engine_needs(dense, small, recipe, calls, uncut):
+        disk = _engine_disk(name, counts)
         stages.append(StageNeeds(name, host, 0, disk, seconds.get(name)))
     return stages
 
 
-def _engine_disk(stage: str, dense: int, small: int) -> int:
+def _engine_disk(stage: str, counts: Mapping[str, int]) -> int:
     """An engine in fp32; figures alone of the stages that measure."""
-    sides = {"dense": dense, "compressed": small}
-    return WEIGHT_BYTES * sides.get(stage.rpartition("-")[2], 0) if stage.startswith("build") else 0
+    if not stage.startswith("build"):
+        return 0
+    return WEIGHT_BYTES * next(n for name, n in counts.items() if stage.endswith(f"-{name}"))
 
 
 def _networks(
@@ -151,7 +160,7 @@ def check_memory(source: Source, recipe: Recipe, stop: str) -> None:
         RequestError: A stage needs more than this machine, or its GPU, has.
     """
     recipe = row_by_row(recipe)
-    lack = first_lack(source, recipe, stages_until(recipe, stop))
+    lack = first_lack(source, recipe, stages_until(source, recipe, stop))
     if lack is not None:
         raise RequestError(
             f"the stage '{lack.stage}' needs about {size(lack.needed)} of memory, {lack.place} has "
@@ -171,12 +180,13 @@ _STAGES_OF = {
 """Where a run stops -> the first words of the stages' names that it has beyond the stop before."""
 
 
-def stages_until(recipe: Recipe, stop: str) -> list[str]:
+def stages_until(source: Source, recipe: Recipe, stop: str) -> list[str]:
     """The stages of a run that must have room, up to the one where it stops, in their order.
 
     Those that work fewer rows at a time where there is no room are none of them.
 
     Args:
+        source: The model.
         recipe: Every option.
         stop: The last stage, of ``diffc.stages.order.STOPS``.
     """
@@ -185,7 +195,8 @@ def stages_until(recipe: Recipe, stop: str) -> list[str]:
         wanted += words
         if at == stop:
             break
-    names = [one.stage for one in stage_needs(0, 0, recipe, {}, on_gpu=False)]
+    uncut = uncut_parts(source, recipe, count=False)
+    names = [one.stage for one in stage_needs(0, 0, recipe, {}, on_gpu=False, uncut=uncut)]
     return [name for name in names if name not in HALVED and name.split("-")[0] in wanted]
 
 
@@ -217,13 +228,14 @@ def first_lack(source: Source, recipe: Recipe, stages: Sequence[str]) -> Lack | 
     dense = sum(entry.elements for entry in source.denoiser.tensors().values())
     small = round(dense * (1 - recipe.prune.ratio))
     gpu, host = gpu_memory() if gpus() else None, host_memory()
-    needs = stage_needs(dense, small, recipe, {}, on_gpu=gpu is not None)
+    uncut = uncut_parts(source, recipe, count=False)
+    needs = stage_needs(dense, small, recipe, {}, on_gpu=gpu is not None, uncut=uncut)
     room = min((there[1] for there in (gpu, host) if there is not None), default=0)
     if any(_is_large(one, dense, room) for one in needs):
         from diffc.stages.call_memory import call_bytes
 
-        calls = call_bytes(source, recipe)
-        needs = stage_needs(dense, small, recipe, calls, on_gpu=gpu is not None)
+        calls, uncut = call_bytes(source, recipe), uncut_parts(source, recipe)
+        needs = stage_needs(dense, small, recipe, calls, on_gpu=gpu is not None, uncut=uncut)
     for one in needs:
         places = (("this machine", one.memory_bytes, host), ("its GPU", one.gpu_bytes, gpu))
         for place, needed, there in places:
@@ -269,6 +281,11 @@ def _smaller(stage: str) -> str:
         return (
             "both engines are open at once: a higher --ratio needs less, --explain off and "
             "--frontier off one network less; or use a machine with more memory"
+        )
+    if stage.startswith("build") and "-text_encoder" in stage:
+        return (
+            "--text-encoders off leaves the prompts to the caller; else use a machine with more "
+            "memory"
         )
     if stage == "importance":
         return "--importance magnitude needs no gradients; else use a machine with more memory"

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from diffc.models.source import find_source
 from diffc.recipe import Recipe
 from diffc.stages import engine_memory
 from diffc.stages.engine_memory import EXPORT_BYTES, engine_needs, export_bytes, is_whole
@@ -144,13 +145,16 @@ def test_an_engine_takes_the_disk_that_its_row_says(compiled):
         assert row.gpu_bytes == 0
 
 
-def test_a_run_asks_for_the_stages_that_it_has():
-    ends = {stop: stages_until(BOTH, stop) for stop in ("plan", "prune", "distill", "export")}
+def test_a_run_asks_for_the_stages_that_it_has(tiny_model):
+    source = find_source(tiny_model)
+    ends = {
+        stop: stages_until(source, BOTH, stop) for stop in ("plan", "prune", "distill", "export")
+    }
     assert ends["plan"] == ["data", "importance"]
     assert ends["prune"] == [*ends["plan"], "prune"]
     assert ends["distill"] == [*ends["prune"], "distill"]
     assert ends["export"] == [*ends["distill"], "export-dense", "export-compressed"]
-    builds, every = (stages_until(BOTH, stop) for stop in ("build", "bench"))
+    builds, every = (stages_until(source, BOTH, stop) for stop in ("build", "bench"))
     assert {name.split("-")[0] for name in set(builds) - set(ends["export"])} == {"build"}
     others = {name.split("-")[0] for name in set(every) - set(builds)}
     assert others == {"bench", "frontier", "explain"}

@@ -11,6 +11,7 @@ from torch import nn
 
 from diffc.data.activations import activation_bytes
 from diffc.data.latents import load_vae, pixel_shape
+from diffc.data.prompts import text_elements
 from diffc.data.recipe_of_model import recipe_of_model
 from diffc.data.synthetic import synthesize
 from diffc.measure import reference
@@ -22,7 +23,6 @@ from diffc.recipe import Recipe
 from diffc.stage_inputs import RunShape
 from diffc.stages import call_memory
 from diffc.stages.call_memory import call_bytes
-from diffc.stages.counted_stages import text_elements
 from diffc.stages.forward_memory import (
     _change_bytes,
     _decoding_bytes,
