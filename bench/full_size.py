@@ -306,14 +306,9 @@ def run(_name: str, folder: Path) -> dict[str, Any]:
 def whole(name: str, folder: Path) -> dict[str, Any]:
     """A run of a network from its ranking to the ladder, and what each stage took.
 
-    The C library gives large blocks back at once, as in a run with ``--memory``.
-
     Raises SystemExit where the estimate of a stage is more than a tenth off, or a stage takes more
     than ``MOST``.
     """
-    from diffc_runtime.machine.memory import return_large_blocks
-
-    return_large_blocks()
     row = chain(name, folder, {**CHAIN, **ENGINES})
     peak = max(took["own_peak_bytes"] for took in row["stages"].values())
     if peak > MOST:
@@ -323,9 +318,6 @@ def whole(name: str, folder: Path) -> dict[str, Any]:
 
 def blocks(name: str, folder: Path) -> dict[str, Any]:
     """The same without gradients of the whole network: each block learns alone."""
-    from diffc_runtime.machine.memory import return_large_blocks
-
-    return_large_blocks()
     importance = {**CHAIN["prune"]["importance"], "method": "magnitude"}
     learning = {"steps": 0, "block_local": {"steps": 2, "rows": 8, "batch": 2}}
     prune = {**CHAIN["prune"], "importance": importance}
@@ -333,13 +325,7 @@ def blocks(name: str, folder: Path) -> dict[str, Any]:
 
 
 def engines(name: str, folder: Path) -> dict[str, Any]:
-    """The chain of a network to its end, at its own size, of samples that the dense model draws.
-
-    The C library gives large blocks back at once, as in a run with ``--memory``.
-    """
-    from diffc_runtime.machine.memory import return_large_blocks
-
-    return_large_blocks()
+    """The chain of a network to its end, at its own size, of samples that the dense model draws."""
     return chain(name, folder, RUN, drawn=True, large=LARGE_RUN)
 
 

@@ -258,15 +258,15 @@ def repair_bytes(
 def _change_bytes(layer: object, outputs: int) -> int:
     """What the change of a layer takes: sums over rows that fit and that judge, in float64.
 
-    Beside these are a unit matrix, the matrix with its ridge, and the triangles of this ridge and
-    of the last; and products of the size of the weights (prune/repair/least_squares.py).
+    Beside these are the matrix with its ridge and its triangle; and products of the size of the
+    weights (prune/repair/least_squares.py).
     """
     from diffc.models.layer_rows import Layer, blocks, column_count
 
     assert isinstance(layer, Layer)
     columns = max(column_count(layer, block) for block in blocks(layer))
     square, product = columns * columns, outputs * columns
-    return _FLOAT64 * max(6 * square + 4 * product, 5 * square + 6 * product)
+    return _FLOAT64 * (4 * square + 6 * product)
 
 
 def _call_bytes(place: WithoutMemory, denoiser: Denoiser, rows: int) -> int:

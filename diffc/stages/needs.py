@@ -25,6 +25,7 @@ from diffc.stages.counted_stages import (
 from diffc.stages.engine_memory import engine_needs, export_bytes
 from diffc.stages.estimate import trainings
 from diffc.stages.uncut_memory import UncutPart, uncut_parts
+from diffc_export.onnx.weights import LARGEST_SINGLE_FILE
 from diffc_runtime.machine.gpu import gpus
 from diffc_runtime.machine.out_of_memory import gpu_memory, host_memory, size
 
@@ -248,6 +249,19 @@ def _is_large(one: StageNeeds, dense: int, room: int) -> bool:
     """Whether activations of one row may matter beside the parameters."""
     parameters = max(one.gpu_bytes, one.memory_bytes) - PROCESS_BYTES
     return max(parameters, WEIGHT_BYTES * dense) > _SMALL * room
+
+
+def is_large(source: Source) -> bool:
+    """Whether freed memory counts, so that the C library gives it back at once.
+
+    Else it keeps freed memory of each thread for later, between blocks that are in use. Of a small
+    network that is little, and giving back takes time.
+
+    Args:
+        source: The model. Pickled weights count as small.
+    """
+    elements = sum(entry.elements for entry in source.denoiser.tensors().values())
+    return WEIGHT_BYTES * elements > LARGEST_SINGLE_FILE
 
 
 def row_by_row(recipe: Recipe) -> Recipe:

@@ -56,6 +56,7 @@ from diffc.stages.finished import NEXT, Over, keep_request, replaces_finished
 from diffc.stages.fuse import FuseInputs, forget_fused, fuse_stage
 from diffc.stages.importance import importance_stage
 from diffc.stages.masked_decoder import masked_decoder_stage
+from diffc.stages.needs import is_large
 from diffc.stages.plan import plan_stage
 from diffc.stages.preflight import PREFLIGHT, preflight, quick_checks
 from diffc.stages.prune import CutModel, prune_stage
@@ -131,7 +132,7 @@ def _run(request: Request) -> RunWork:
     recipe, fitted = _fit_memory(source, recipe, request.stop)
     recipe, chosen = choose_by_block(source, recipe)
     request, notes = replace(request, recipe=recipe), [*notes, *fitted, *chosen]
-    if recipe.memory is not None and not gpus():
+    if not gpus() and (recipe.memory is not None or is_large(source)):
         return_large_blocks()
     for note in notes:
         yield StageEvent(PREFLIGHT, "note", note=note)

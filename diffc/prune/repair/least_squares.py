@@ -91,13 +91,22 @@ def best_change(fitted: Sums, held_out: Sums) -> Change:
     """
     best = Change(None, None, before=held_out.error(), after=held_out.error())
     scale = fitted.inputs.diagonal().mean()
-    identity = torch.eye(len(fitted.inputs), dtype=torch.float64, device=fitted.inputs.device)
+    with_ridge = torch.empty_like(fitted.inputs)
+    lower = torch.empty_like(fitted.inputs).T  # column by column, as the factorisation writes it
+    failed = torch.empty((), dtype=torch.int32, device=lower.device)
     for ridge in RIDGES:
-        lower, failed = torch.linalg.cholesky_ex(fitted.inputs + ridge * scale * identity)
+        with_ridge.copy_(fitted.inputs).diagonal().add_(ridge * scale)
+        torch.linalg.cholesky_ex(with_ridge, out=(lower, failed))
         if failed:  # singular at so small a ridge
             continue
-        weights = torch.cholesky_solve(fitted.products.T, lower).T
+        weights = _solution(lower, fitted.products)
         after = held_out.error(weights)
         if after < best.after:
             best = Change(weights, ridge, best.before, after)
     return best
+
+
+def _solution(lower: Tensor, products: Tensor) -> Tensor:
+    """Solve by two triangles, since ``cholesky_solve`` copies its matrix."""
+    half = torch.linalg.solve_triangular(lower, products.T, upper=False)
+    return torch.linalg.solve_triangular(lower.T, half, upper=True).T
