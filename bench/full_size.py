@@ -2,7 +2,7 @@
 
     python -m bench.full_size [--networks sd15 dit-xl-2]     writes bench/results/full_size.json
     python -m bench.full_size --networks flux-eighth --out bench/results/full_size_blocks.json
-    python -m bench.full_size --networks sd15-two-levels dit-six-blocks \
+    python -m bench.full_size --networks sd15-two-levels dit-six-blocks sd15-parts \
         --out bench/results/full_size_engines.json
     python -m bench.full_size --networks sd15-run --out bench/results/full_size_run.json
     python -m bench.full_size --networks sdxl --out bench/results/full_size_sdxl.json
@@ -22,7 +22,8 @@ network has random weights in fp32 and goes through, each step in a process of i
     engine    what was cut there as an engine of OpenVINO, at its own size, against torch
     engines   a run from samples that the dense model draws to the ladder, with engines of ort-cpu
               and openvino, likewise; of a network whose weights take up to a GB, so that also
-              stages of 500 MB are looked at
+              stages of 500 MB are looked at. ``sd15-parts`` is a whole pipeline: text encoder and
+              VAE of SD 1.5, which are exported and built beside a small denoiser
     reference what torch gives along a trajectory, and at several noise levels
     int8      the file in int8, from few and small calls: 8 x 8 latents, one trajectory
     run       both files in ONNX Runtime on the CPU, against torch; an error over diffc's tolerance
@@ -55,6 +56,7 @@ from safetensors.numpy import load_file, save_file
 
 from bench.full_size_engine import engine
 from bench.full_size_int8 import int8, reference
+from bench.full_size_pipeline import write_pipeline
 from bench.gpu.networks import NETWORKS as MEASURED
 from bench.gpu.networks import Network
 from bench.own_memory_watcher import own_memory
@@ -86,6 +88,8 @@ NETWORKS = {
         {"layers_per_block": 1, "block_out_channels": [16, 16], "norm_num_groups": 8,
          "cross_attention_dim": 24, "attention_head_dim": 2},
     ),
+    # of the pipeline that bench/full_size_pipeline.py writes
+    "sd15-parts": Network("UNet2DConditionModel", 0.0, {}),
     "sd15-side-8": replace(
         MEASURED["sd15"], config={**MEASURED["sd15"].config, "sample_size": 8}
     ),
@@ -132,6 +136,7 @@ STEPS_OF = {
     "flux-eighth": ("write", "blocks"),
     "sd15-side-8": ("write", "export", "reference", "int8"),
     "sd15-two-levels": ("write", "engines"),
+    "sd15-parts": ("write", "engines"),
     "dit-six-blocks": ("write", "engines"),
 }
 """Network -> its steps. ONNX Runtime runs SDXL's files in more memory than many machines have."""
@@ -250,6 +255,8 @@ def return_freed_memory() -> None:
 
 def write(name: str, folder: Path) -> dict[str, Any]:
     """A model's folder with the network's weights in fp32."""
+    if name == "sd15-parts":
+        return {"parameters": write_pipeline(folder)}
     return {"parameters": write_model(NETWORKS[name], folder)}
 
 
