@@ -223,12 +223,12 @@ class Run:
     def checkpoint(self) -> None:
         """Write the state; the first process does, the others wait; all do if it is sharded."""
         scaler = {k: v for k, v in self.scaler.state_dict().items() if k != "growth_interval"}
-        first = next(iter(self.optimizer.state.values()))
         numbers = {
             "losses": self.losses,
             "quality": self.quality,
             "scaler": scaler,
-            "adam_step": float(first["step"]),
+            # Muon's matrices, and what gets no gradient, count none
+            "adam_step": max(float(state["step"]) for state in self.optimizer.state.values()),
         }
         if self.is_sharded or self.accelerator.is_main_process:
             write = sharded_checkpoint.save if self.is_sharded else save
