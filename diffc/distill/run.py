@@ -25,6 +25,7 @@ from diffc.distill.checkpoint import Checkpoint, newest, save
 from diffc.distill.lesson import Lesson
 from diffc.distill.low_rank import add_low_rank, merge_low_rank, trained_parameters
 from diffc.distill.setup import (
+    as_called,
     choose_dtype,
     make_accelerator,
     make_ema,
@@ -154,7 +155,7 @@ class Run:
             model = student
         else:
             prepare_models(lesson.network, student, options, device)
-            model = accelerator.prepare_model(student)
+            model = as_called(student, accelerator)
         lesson.open(student, device, dtype)
         return cls(
             lesson=lesson,

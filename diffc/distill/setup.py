@@ -104,6 +104,19 @@ def checkpoint_activations(student: nn.Module) -> None:
     if not getattr(student, "_supports_gradient_checkpointing", False):
         raise RequestError(f"{type(student).__name__} knows no gradient checkpointing")
     student.enable_gradient_checkpointing()  # type: ignore[operator]
+def as_called(student: nn.Module, accelerator: Any) -> Any:
+    """Return the student as a step calls it: itself, or in DistributedDataParallel.
+
+    Args:
+        student: The network, prepared.
+        accelerator: Of ``make_accelerator``.
+    """
+    model = accelerator.prepare_model(student)
+    if model is not student and not hasattr(model, "config"):  # families read it of what they call
+        model.config = getattr(student, "config", {})
+    return model
+
+
 
 
 def sharded_student(
