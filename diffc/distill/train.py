@@ -103,10 +103,10 @@ def train(
     """
     options, judge = settings.options, settings.judge
     run = Run.start(lesson, student, settings)
-    for note in run.resume():
-        yield run.progress(note)
     try:
         with _faults_of_several(run.accelerator.num_processes):
+            for note in run.resume():
+                yield run.progress(note)
             yield from find_pieces(run)
             while run.step < options.steps:
                 yield from one_step(run)
