@@ -158,6 +158,8 @@ def distill(inputs: DistillInputs, folder: StageFolder) -> Work[DistillOutcome]:
     judge, notes = quality_judge(inputs.parts.source, options, teacher, clean)
     pair = ModelPair(teacher, student, _kept_channels(inputs))
     result = yield from train.distill(
+    # now, for later there would be two students beside each other
+    before = None if shard else fresh_loss(pair, clean, options, inputs.seed)
         pair,
         clean,
         options,
@@ -168,11 +170,11 @@ def distill(inputs: DistillInputs, folder: StageFolder) -> Work[DistillOutcome]:
         shard=shard,
     )
     why_not = None
-    if not shard:
-        start = ModelPair(teacher, _student(cut, inputs), pair.kept)
-        before, after = (fresh_loss(one, clean, options, inputs.seed) for one in (start, pair))
+    if before is not None:
+        after = fresh_loss(pair, clean, options, inputs.seed)
         why_not = why_not_taken(before, after, options.steps)
-        student = start.student if why_not else student
+    if why_not:
+        student = _student(cut, inputs)
     if reads_weights(shard):
         _save(student, inputs, folder)
     return _outcome(result, [*notes, *([why_not] if why_not else ())], is_used=why_not is None)
