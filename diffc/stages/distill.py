@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from diffc.launch import process_rank
 from diffc.models.source import PRUNING_FILE, Source, find_source
 from diffc.recipe import DistillSection, Recipe
 from diffc.recipe.sections.distill import OF_OTHER_TRAININGS
@@ -157,9 +158,9 @@ def distill(inputs: DistillInputs, folder: StageFolder) -> Work[DistillOutcome]:
     clean = CleanSet.load(inputs.data.folder / CLEAN)
     judge, notes = quality_judge(inputs.parts.source, options, teacher, clean)
     pair = ModelPair(teacher, student, _kept_channels(inputs))
-    result = yield from train.distill(
     # now, for later there would be two students beside each other
     before = None if shard else fresh_loss(pair, clean, options, inputs.seed)
+    result = yield from train.distill(
         pair,
         clean,
         options,
@@ -175,7 +176,7 @@ def distill(inputs: DistillInputs, folder: StageFolder) -> Work[DistillOutcome]:
         why_not = why_not_taken(before, after, options.steps)
     if why_not:
         student = _student(cut, inputs)
-    if reads_weights(shard):
+    if process_rank() == 0:
         _save(student, inputs, folder)
     return _outcome(result, [*notes, *([why_not] if why_not else ())], is_used=why_not is None)
 
