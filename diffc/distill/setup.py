@@ -24,6 +24,7 @@ from diffc.recipe.sections.training import (
     NOT_IN_KEYS,
     LowRankSection,
     TrainingSection,
+    check_batch,
     check_shardable,
 )
 
@@ -48,11 +49,7 @@ def make_accelerator(options: TrainingSection, logs: Path) -> Any:
             log_with=list(options.trackers) or None,
             project_dir=logs if options.trackers else None,
         )
-    if options.batch % accelerator.num_processes:
-        raise RequestError(
-            f"a batch of {options.batch} does not split over {accelerator.num_processes} processes",
-            hint="make the batch a multiple of the number of processes",
-        )
+    check_batch(options, accelerator.num_processes)
     if options.trackers:
         accelerator.init_trackers("diffc-distill")
     return accelerator
