@@ -80,6 +80,7 @@ class TrainingSettings:
         shard: Whether the student is sharded over the processes, as the lesson's dense networks
             then are already. The other processes' may be on the meta device.
         low_rank: The additions that are trained in the place of the weights, if its rank is one.
+        section: What a recipe calls ``options``.
     """
 
     options: TrainingSection
@@ -90,6 +91,7 @@ class TrainingSettings:
     logs: Path | None = None
     shard: bool = False
     low_rank: LowRankSection = OWN_WEIGHTS
+    section: str = "distill"
 
 
 @dataclass
@@ -112,8 +114,10 @@ class Run:
     judge: Judge | None
     quality_every: int = 0
     has_additions: bool = False  # low-rank ones, which are trained in the place of the weights
+    section: str = "distill"  # of a recipe, with the options
     step: int = 0
     resumed_from: int = 0
+    saved: int = 0  # the step of the newest checkpoint
     skipped: int = 0  # steps in a row that fp16's overflow left out
     losses: list[tuple[int, float]] = field(default_factory=list)
     quality: list[tuple[int, float]] = field(default_factory=list)
@@ -138,7 +142,8 @@ class Run:
             RequestError: Options that cannot be.
         """
         options = settings.options
-        accelerator = make_accelerator(options, settings.logs or settings.folder / "logs")
+        logs = settings.logs or settings.folder / "logs"
+        accelerator = make_accelerator(options, logs, settings.section)
         device, dtype = accelerator.device, choose_dtype(options, accelerator.device)
         if options.gradient_checkpointing and device.type == "cpu":
             return_large_blocks()
@@ -174,6 +179,7 @@ class Run:
             judge=settings.judge,
             quality_every=settings.quality_every,
             has_additions=bool(settings.low_rank.rank),
+            section=settings.section,
             notes=notes,
         )
 
@@ -235,6 +241,7 @@ class Run:
             write = sharded_checkpoint.save if self.is_sharded else save
             write(Checkpoint(self.step, self.key, self.tensors(), numbers), self.folder)
         self.accelerator.wait_for_everyone()
+        self.saved = self.step
 
     def resume(self) -> list[str]:
         """Take up the newest sound checkpoint; returns what there is to say about it.
@@ -290,7 +297,7 @@ class Run:
             kept = [] if self.is_sharded else [p.detach() for p in self.student.parameters()]
             for tensor in (numbers, *whole, *(kept if self.has_additions else ())):
                 torch.distributed.broadcast(tensor, src=0)
-        self.step = self.resumed_from = int(numbers[0])
+        self.step = self.resumed_from = self.saved = int(numbers[0])
         if self.scaler.is_enabled():
             shared = {"scale": float(numbers[2]), "_growth_tracker": int(numbers[3])}
             self.scaler.load_state_dict({**scaler, **shared})

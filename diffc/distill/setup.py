@@ -32,11 +32,18 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 ADAM_BETAS = (0.9, 0.99)
 
 
-def make_accelerator(options: TrainingSection, logs: Path) -> Any:
+def make_accelerator(options: TrainingSection, logs: Path, section: str = "distill") -> Any:
     """An Accelerator for whatever launched this process; autocast and scaling stay ours.
 
-    logs: the folder of trackers that write files. Raises UnavailableError for a tracker that is
-    unknown or not installed, RequestError for a batch that does not split.
+    Args:
+        options: How to train.
+        logs: The folder of trackers that write files.
+        section: What a recipe calls the options. Trackers see each training of a run by its own
+            name: both count their steps from 1.
+
+    Raises:
+        UnavailableError: A tracker is unknown, or not installed.
+        RequestError: The batch does not split over the processes.
     """
     from accelerate import Accelerator
 
@@ -51,7 +58,7 @@ def make_accelerator(options: TrainingSection, logs: Path) -> Any:
         )
     check_batch(options, accelerator.num_processes)
     if options.trackers:
-        accelerator.init_trackers("diffc-distill")
+        accelerator.init_trackers(f"diffc-{section.replace('.', '-')}")
     return accelerator
 
 
@@ -97,10 +104,6 @@ def prepare_models(
                 model.compile()  # in place: names of parameters and modules stay
 
 
-def checkpoint_activations(student: nn.Module) -> None:
-    if not getattr(student, "_supports_gradient_checkpointing", False):
-        raise RequestError(f"{type(student).__name__} knows no gradient checkpointing")
-    student.enable_gradient_checkpointing()  # type: ignore[operator]
 def as_called(student: nn.Module, accelerator: Any) -> Any:
     """Return the student as a step calls it: itself, or in DistributedDataParallel.
 
@@ -114,6 +117,10 @@ def as_called(student: nn.Module, accelerator: Any) -> Any:
     return model
 
 
+def checkpoint_activations(student: nn.Module) -> None:
+    if not getattr(student, "_supports_gradient_checkpointing", False):
+        raise RequestError(f"{type(student).__name__} knows no gradient checkpointing")
+    student.enable_gradient_checkpointing()  # type: ignore[operator]
 
 
 def sharded_student(

@@ -265,14 +265,14 @@ def _update(run: Run, loss: float) -> None:
 def _not_finite(run: Run, loss: float, norm: float) -> RequestError:
     bad_loss = not math.isfinite(loss)
     what = f"the loss is {loss}" if bad_loss else f"the gradient's norm is {norm}"
-    last = run.step // run.options.checkpoint_every * run.options.checkpoint_every
-    kept = f"the checkpoint of step {last} is kept" if last else "no checkpoint was made yet"
+    saved = f"the checkpoint of step {run.saved} is kept"
+    kept = saved if run.saved else "no checkpoint was made yet"
     lower = run.options.learning_rate / 3
     precision = "" if run.dtype == torch.float32 else ", or precision fp32"
     return RequestError(
         f"distillation stopped at step {run.step + 1} of {run.options.steps}: {what}; {kept}",
-        hint=f"try learning_rate {lower:.1e}{precision}, or a longer warmup, under distill in "
-        "a recipe: diffc distill OUT --recipe FILE.yaml",
+        hint=f"try learning_rate {lower:.1e}{precision}, or a longer warmup, under {run.section} "
+        "in a recipe: diffc distill OUT --recipe FILE.yaml",
     )
 
 

@@ -138,6 +138,7 @@ def distill_loop(inputs: LoopInputs, folder: StageFolder) -> Work[LoopDistillOut
         logs=folder.logs,
         shard=shard,
         low_rank=inputs.low_rank,
+        section="distill.loop",
     )
     result = yield from train(lesson, student.model, how)
     names = [str(loop) for loop in inputs.loops]
