@@ -160,7 +160,7 @@ def find_pieces(run: Run) -> Iterator[Progress]:
     while True:
         try:
             with run.accelerator.no_sync(run.model):
-                piece = batch.pieces(run.pieces)[0]
+                piece = max(batch.pieces(run.pieces), key=len)
                 torch.autograd.backward(run.lesson.loss(run.model, piece))
             break
         except (RuntimeError, MemoryError) as error:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,7 +21,7 @@ from diffc.distill.all_steps import AllSteps, ModelPair
 from diffc.distill.checkpoint import write_errors
 from diffc.distill.setup import make_accelerator, run_key
 from diffc.distill.sharded_checkpoint import own_errors
-from diffc.distill.train import learning_rate
+from diffc.distill.train import find_pieces, learning_rate
 from diffc.errors import InputError, RequestError, UnavailableError
 from diffc.models.families.unet2d import FAMILY
 from diffc_export.events import drain
@@ -199,6 +201,23 @@ def test_what_stops_a_run_names_its_section_and_the_checkpoint_that_is_there(tmp
     ) as caught:
         drain(again)
     assert "under distill.loop in a recipe" in str(caught.value.hint)
+
+
+def test_several_processes_try_the_largest_piece(tmp_path: Path) -> None:
+    """Six rows in four pieces are two of one row and two of two: these have to fit."""
+
+    def fault(step: int, output: torch.Tensor) -> torch.Tensor:
+        if len(output) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return output
+
+    run = plain_lesson.started(tmp_path, fault, batch=12)
+    run.accelerator = SimpleNamespace(
+        num_processes=2, process_index=0, device=torch.device("cpu"), gather=lambda pieces: pieces,
+        no_sync=lambda model: nullcontext(),
+    )  # fmt: skip
+    drain(find_pieces(run))
+    assert run.pieces == 6
 
 
 @pytest.mark.slow
