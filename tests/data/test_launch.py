@@ -9,7 +9,8 @@ import pytest
 import torch
 from support.family_cases import case
 
-from diffc.data.processes import PATIENCE, process_share
+from diffc.data.precision import best_device
+from diffc.data.processes import PATIENCE, on_cpu, process_share
 from diffc.data.recipe_of_model import recipe_of_model
 from diffc.data.sharding import shard_units, wants_sharding
 from diffc.distill.setup import make_accelerator
@@ -138,3 +139,12 @@ def test_the_others_wait_long_for_the_first_process(monkeypatch) -> None:
     launched(monkeypatch)
     assert process_share() == (1, 2)
     assert asked[0]["timeout"] == PATIENCE
+
+
+def test_training_is_where_everything_else_is(monkeypatch) -> None:
+    """torch has accelerators that diffc puts no network on, such as that of a Mac."""
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert on_cpu() and best_device().type == "cpu"
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert not on_cpu() and best_device().type == "cuda"
