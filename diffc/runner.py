@@ -229,13 +229,13 @@ class StageRunner:
         yield StageEvent(stage.name, "started")
         with disk_errors(self.out, self.cache):
             self._use(stage)
+            is_anew = self.fresh and stage.key not in {done.key for done in self.done}
             if process_rank() == 0:
-                done_now = stage.key in {done.key for done in self.done}
-                reused = None if self.fresh and not done_now else self._reuse(stage)
+                reused = None if is_anew else self._reuse(stage)
                 done = reused or (yield from self._run(stage))
                 self._place(stage, done)
             else:
-                done = yield from self._follow(stage)
+                done = yield from self._follow(stage, is_anew=is_anew)
         self.done.append(done)
         yield StageEvent(stage.name, "reused" if done.cached else "finished", done=done)
         return done
@@ -266,19 +266,24 @@ class StageRunner:
         folder = self._folder(stage)
         if not (folder / RECORD).exists():
             self._adopt(stage)
+        result, record = self._whole(stage), read_record(folder / RECORD)
+        if result is None or record is None:
+            return None  # it stays until it is done again: the others of a launch look too
+        if record.inputs != stage.recorded:  # written by an older diffc; the key is the same
+            replace(record, inputs=stage.recorded).write(folder / RECORD)
+        return result
+
+    def _whole(self, stage: Stage[Inputs, Result]) -> StageResult[Result] | None:
+        """The stage's result, where the cache holds all of it; all processes see the same."""
+        folder = self._folder(stage)
         record = read_record(folder / RECORD)
         if record is None or record.key != stage.key:
             return None
         try:
             result = _result(stage, record, folder, cached=True)
         except ValueError:  # what it holds is no result of this stage
-            result = None
-        if result is None or not record.is_whole(folder):
-            shutil.rmtree(folder, ignore_errors=True)  # damaged: it is done again
             return None
-        if record.inputs != stage.recorded:  # written by an older diffc; the key is the same
-            replace(record, inputs=stage.recorded).write(folder / RECORD)
-        return result
+        return result if record.is_whole(folder) else None
 
     def _adoptable(self, stage: Stage[Inputs, Result]) -> StageRecord | None:
         """The record of a stage that OUT holds whole (copied from another machine)."""
@@ -320,7 +325,7 @@ class StageRunner:
         return _result(stage, record, self._folder(stage), cached=False)
 
     def _follow(
-        self, stage: Stage[Inputs, Result]
+        self, stage: Stage[Inputs, Result], *, is_anew: bool
     ) -> Generator[StageEvent, None, StageResult[Result]]:
         """What the other processes of a launch do: take part, then wait for the first one's result.
 
@@ -328,23 +333,23 @@ class StageRunner:
         """
         work = self._work_folder(stage)
         mine = work.with_name(f"{work.name}.rank{process_rank()}")
-        if stage.collective and (self.fresh or not self._is_there(stage)):
+        if stage.collective and (is_anew or not self._is_there(stage)):
             folder = StageFolder(mine, work / "scratch", self.out / LOGS)
             for path in (folder.out, folder.scratch):
                 path.mkdir(parents=True, exist_ok=True)
             yield from self._do_timed(stage, folder)
             shutil.rmtree(mine, ignore_errors=True)
-        record = self._wait_for_record(stage, work.parent / f"{work.name}.lock")
-        return _result(stage, record, self._folder(stage), cached=False)
+        done = self._wait_for_first(stage, work.parent / f"{work.name}.lock")
+        return replace(done, cached=False)
 
-    def _wait_for_record(self, stage: Stage[Inputs, Result], lock: Path) -> StageRecord:
-        """The first process's record; when it fails, the launch ends, and with it this process.
+    def _wait_for_first(self, stage: Stage[Inputs, Result], lock: Path) -> StageResult[Result]:
+        """The first process's result; when it fails, the launch ends, and with it this process.
 
         Raises:
-            UnavailableError: The record does not come.
+            UnavailableError: The result does not come.
         """
         started, warned = time.monotonic(), False
-        while (record := read_record(self._folder(stage) / RECORD)) is None:
+        while (done := self._whole(stage)) is None:
             time.sleep(_POLL_SECONDS)
             waited, sign = time.monotonic() - started, lock.exists()
             if waited > (_PATIENCE_SECONDS if sign else _SILENCE_SECONDS):
@@ -352,7 +357,7 @@ class StageRunner:
             if not (warned or sign) and waited > _WARNING_SECONDS:
                 warned = True
                 warnings.warn(f"{self._silence(stage)}: {_SHARED_CACHE}", stacklevel=2)
-        return record
+        return done
 
     def _silence(self, stage: Stage[Inputs, Result]) -> str:
         return (
@@ -361,7 +366,10 @@ class StageRunner:
         )
 
     def _is_there(self, stage: Stage[Inputs, Result]) -> bool:
-        return (self._folder(stage) / RECORD).exists() or self._adoptable(stage) is not None
+        """Whether the first process reuses the stage; what is damaged it does again, with all."""
+        if (self._folder(stage) / RECORD).exists():
+            return self._whole(stage) is not None
+        return self._adoptable(stage) is not None
 
     def _do_timed(
         self, stage: Stage[Inputs, Result], folder: StageFolder

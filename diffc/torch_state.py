@@ -20,6 +20,8 @@ from typing import Any
 
 from diffc.launch import is_launched, without_leftovers
 
+_CUDNN = {"enabled": True, "benchmark": False, "deterministic": False, "allow_tf32": True}
+"""PyTorch's own defaults for convolutions on GPUs."""
 SEED = 0
 """The seed of the global generators inside, so that draws from them are equal in every run."""
 
@@ -29,9 +31,9 @@ def own_state(*, needs_torch: bool = False) -> Iterator[None]:
     """Run the block in diffc's own state, and restore the caller's however the block ends.
 
     Inside: gradients on, no inference mode, no autocast, float32 and the CPU by default, precise
-    matrix products, no demand for deterministic kernels, seeded generators, no leftovers of a
-    launch in the environment. Also restored: filters of warnings, PyTorch's threads, and
-    accelerate's knowledge of its processes.
+    matrix products, cuDNN's own defaults, no demand for deterministic kernels, seeded generators,
+    no leftovers of a launch in the environment. Also restored: filters of warnings, PyTorch's
+    threads, and accelerate's knowledge of its processes.
 
     Args:
         needs_torch: True imports PyTorch. If False and PyTorch is not imported yet, the caller has
@@ -130,17 +132,22 @@ def _settings() -> Iterator[None]:
 
     dtype, threads = torch.get_default_dtype(), torch.get_num_threads()
     precision = torch.get_float32_matmul_precision()
+    cudnn = {name: getattr(torch.backends.cudnn, name) for name in _CUDNN}
     strict = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     torch.set_default_dtype(torch.float32)
     torch.set_float32_matmul_precision("highest")
     torch.use_deterministic_algorithms(False)
+    for name, value in _CUDNN.items():
+        setattr(torch.backends.cudnn, name, value)
     try:
         yield
     finally:
         torch.set_default_dtype(dtype)
         torch.set_float32_matmul_precision(precision)
         torch.use_deterministic_algorithms(strict, warn_only=warn_only)
+        for name, value in cudnn.items():
+            setattr(torch.backends.cudnn, name, value)
         if torch.get_num_threads() != threads:
             torch.set_num_threads(threads)
 

@@ -11,6 +11,7 @@ import sys
 import textwrap
 import time
 import weakref
+from dataclasses import replace
 
 import pytest
 from support.disks import file_system
@@ -159,6 +160,41 @@ def test_what_was_damaged_in_the_cache_is_made_anew(tmp_path):
     do(StageRunner(out, cache), make_stage(calls))
     assert calls == ["x", "x"]
     assert (out / "one.txt").read_text() == "x"
+
+
+@pytest.mark.parametrize("collective", [True, False])
+@pytest.mark.parametrize("name", ["one.txt", "stage.json"])
+def test_what_was_damaged_in_the_cache_is_made_anew_by_all(tmp_path, monkeypatch, collective, name):
+    """A process that took it for done would leave the first one waiting, or read it broken."""
+    calls: list[str] = []
+    stage = replace(make_stage(calls), collective=collective)
+    out, cache = tmp_path / "out", tmp_path / "cache"
+    done = do(StageRunner(out, cache), stage)
+    (done.folder / name).write_text("damage")
+    second_of_two(monkeypatch)
+    with_first: list[list[str]] = []
+
+    def sleep(_seconds):  # the first process comes later
+        with_first.append(list(calls))
+        monkeypatch.setenv("RANK", "0")
+        do(StageRunner(out, cache), stage)
+        monkeypatch.setenv("RANK", "1")
+
+    monkeypatch.setattr(module.time, "sleep", sleep)
+    assert do(StageRunner(out, cache), stage).result == Told(value="x")
+    assert with_first == [["x"] * (1 + collective)]
+    assert (done.folder / "one.txt").read_text() == "x"
+
+
+def test_what_is_done_twice_in_a_fresh_run_is_done_once_by_all(tmp_path, monkeypatch):
+    calls: list[str] = []
+    stage = replace(make_stage(calls), collective=True)
+    do(StageRunner(tmp_path / "out", tmp_path / "cache"), stage)
+    second_of_two(monkeypatch)
+    runner = StageRunner(tmp_path / "out", tmp_path / "cache", fresh=True)
+    for _ in range(2):
+        do(runner, stage)
+    assert calls == ["x", "x"]
 
 
 def test_an_output_folder_alone_is_enough(tmp_path):

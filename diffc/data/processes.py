@@ -16,8 +16,12 @@ launcher ends them all long before.
 
 
 def on_cpu() -> bool:
-    """True if work runs on CPUs; accelerate joins CPU processes only on request."""
-    return not torch.accelerator.is_available()
+    """True if work runs on CPUs; accelerate joins CPU processes only on request.
+
+    It would take any accelerator that torch knows, and diffc's networks are on no other than CUDA's
+    (``precision.best_device``).
+    """
+    return not torch.cuda.is_available()
 
 
 def process_share() -> tuple[int, int]:

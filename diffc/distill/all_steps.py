@@ -15,6 +15,7 @@ from diffc.distill.losses import (
     Features,
     Kept,
     feature_loss,
+    per_sample,
     split_weights,
     step_loss,
     timestep_weights,
@@ -62,6 +63,7 @@ class AllSteps:
         weights = timestep_weights(pair.teacher.process, options)
         self.density, self.weights = split_weights(weights, options.focus)
         self.hooks: list[Features] = []
+        self.student: nn.Module | None = None
         self.device, self.dtype = torch.device("cpu"), torch.float32
 
     @property
@@ -81,7 +83,7 @@ class AllSteps:
 
     def open(self, student: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
         """Catch the outputs of both networks' blocks."""
-        self.device, self.dtype = device, dtype
+        self.device, self.dtype, self.student = device, dtype, student
         self.hooks = [Features(self.teacher.model, self.kept), Features(student, self.kept)]
 
     def begin(self, student: nn.Module) -> list[str]:
@@ -106,7 +108,11 @@ class AllSteps:
         caught = [hook.take() for hook in self.hooks]
         features = feature_loss(caught[1], caught[0], self.kept) if self.kept else None
         weights = self.weights.to(batch.t.device)[batch.t]
-        return step_loss(output, dense, batch, teacher.process, losses, weights, features)
+        loss = step_loss(output, dense, batch, teacher.process, losses, weights, features)
+        if model is not self.student and not (losses.output or losses.noise):
+            # DistributedDataParallel waits for a gradient of every parameter, those of the end too
+            loss = loss + 0.0 * per_sample(output).mean()
+        return loss
 
     def forget(self) -> None:
         """Drop the outputs that were caught."""

@@ -89,14 +89,19 @@ class Record:
 def save(checkpoint: Checkpoint, folder: Path) -> Path:
     """Write ``checkpoint``; returns its weights file. Raises UnavailableError on a full disk."""
     folder.mkdir(parents=True, exist_ok=True)
-    stem = folder / f"step-{checkpoint.step:08d}"
+    stem = folder / stem_of(checkpoint.step)
     weights = stem.with_suffix(".safetensors")
     with _new_file(weights) as part:
         _write_tensors(checkpoint.tensors, part)
         digest = file_digest(part)
     write_record(checkpoint, stem.with_suffix(".json"), {"sha256": digest})
-    drop_old(folder, checkpoint.key)
+    drop_old(folder, checkpoint)
     return weights
+
+
+def stem_of(step: int) -> str:
+    """The name of a checkpoint, before the endings of its files."""
+    return f"step-{step:08d}"
 
 
 def write_record(checkpoint: Checkpoint, path: Path, files: Mapping[str, object]) -> None:
@@ -196,10 +201,14 @@ def write_errors(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def drop_old(folder: Path, key: str) -> None:
-    """Keep this run's last ``KEEP``; another run's are not touched."""
-    own = [p for p in sorted(folder.glob("step-*.json")) if _key_of(p) == key]
-    for path in own[:-KEEP]:
+def drop_old(folder: Path, last: Checkpoint) -> None:
+    """Keep the last ``KEEP`` of the run of ``last``, which was just written; no other run's go.
+
+    Those of later steps were found broken, or the run would have gone on from them.
+    """
+    own = [p for p in sorted(folder.glob("step-*.json")) if _key_of(p) == last.key]
+    sound = [path for path in own if path.stem <= stem_of(last.step)]
+    for path in {*own} - {*sound[-KEEP:]}:
         path.unlink(missing_ok=True)
     for weights in folder.glob("step-*.safetensors"):
         if not weights.with_suffix(".json").exists():
@@ -207,6 +216,11 @@ def drop_old(folder: Path, key: str) -> None:
     for place in folder.glob("step-*"):
         if place.is_dir() and not place.with_suffix(".json").exists():
             shutil.rmtree(place, ignore_errors=True)
+    for part in folder.glob(".step-*.part"):  # of processes that were killed, or had no room
+        if part.is_dir():
+            shutil.rmtree(part, ignore_errors=True)
+        else:
+            part.unlink(missing_ok=True)
 
 
 def _key_of(path: Path) -> str | None:

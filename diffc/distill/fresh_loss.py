@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 
 from diffc.data.clean import CleanSet
-from diffc.data.precision import device_of
+from diffc.data.precision import best_device, channels_last
 from diffc.distill.all_steps import AllSteps, ModelPair
 from diffc.distill.setup import choose_dtype
 from diffc.recipe import DistillSection
@@ -24,17 +24,19 @@ def fresh_loss(pair: ModelPair, clean: CleanSet, options: DistillSection, seed: 
     """The mean loss of ``pair.student``, one row at a time, so that it fits where training did.
 
     Args:
-        pair: Teacher and student, which is not changed.
+        pair: Teacher and student; both move to the device that trains, and else stay as they are.
         clean: The samples of the training.
         options: Those of the training: rows are of steps beyond its last one.
         seed: That of the training.
     """
-    device = device_of(pair.teacher.model)
+    device = best_device()
     lesson, losses = AllSteps(pair, clean, options, seed), list[float]()
     lesson.open(pair.student, device, choose_dtype(options, device))
     step, was_training = options.steps, pair.student.training
     try:
-        pair.student.to(device).eval()
+        for model in (pair.teacher.model, pair.student):
+            model.to(device).eval()
+        channels_last(pair.teacher.model)  # as training has it (setup.prepare_models)
         with torch.no_grad():
             while len(losses) < ROWS:
                 batch = lesson.draw(step, range(min(options.batch, ROWS)))

@@ -25,6 +25,7 @@ from diffc.distill.checkpoint import Checkpoint, newest, save
 from diffc.distill.lesson import Lesson
 from diffc.distill.low_rank import add_low_rank, merge_low_rank, trained_parameters
 from diffc.distill.setup import (
+    as_called,
     choose_dtype,
     make_accelerator,
     make_ema,
@@ -79,6 +80,7 @@ class TrainingSettings:
         shard: Whether the student is sharded over the processes, as the lesson's dense networks
             then are already. The other processes' may be on the meta device.
         low_rank: The additions that are trained in the place of the weights, if its rank is one.
+        section: What a recipe calls ``options``.
     """
 
     options: TrainingSection
@@ -89,6 +91,7 @@ class TrainingSettings:
     logs: Path | None = None
     shard: bool = False
     low_rank: LowRankSection = OWN_WEIGHTS
+    section: str = "distill"
 
 
 @dataclass
@@ -111,8 +114,10 @@ class Run:
     judge: Judge | None
     quality_every: int = 0
     has_additions: bool = False  # low-rank ones, which are trained in the place of the weights
+    section: str = "distill"  # of a recipe, with the options
     step: int = 0
     resumed_from: int = 0
+    saved: int = 0  # the step of the newest checkpoint
     skipped: int = 0  # steps in a row that fp16's overflow left out
     losses: list[tuple[int, float]] = field(default_factory=list)
     quality: list[tuple[int, float]] = field(default_factory=list)
@@ -137,7 +142,8 @@ class Run:
             RequestError: Options that cannot be.
         """
         options = settings.options
-        accelerator = make_accelerator(options, settings.logs or settings.folder / "logs")
+        logs = settings.logs or settings.folder / "logs"
+        accelerator = make_accelerator(options, logs, settings.section)
         device, dtype = accelerator.device, choose_dtype(options, accelerator.device)
         if options.gradient_checkpointing and device.type == "cpu":
             return_large_blocks()
@@ -154,7 +160,7 @@ class Run:
             model = student
         else:
             prepare_models(lesson.network, student, options, device)
-            model = accelerator.prepare_model(student)
+            model = as_called(student, accelerator)
         lesson.open(student, device, dtype)
         return cls(
             lesson=lesson,
@@ -173,6 +179,7 @@ class Run:
             judge=settings.judge,
             quality_every=settings.quality_every,
             has_additions=bool(settings.low_rank.rank),
+            section=settings.section,
             notes=notes,
         )
 
@@ -223,17 +230,18 @@ class Run:
     def checkpoint(self) -> None:
         """Write the state; the first process does, the others wait; all do if it is sharded."""
         scaler = {k: v for k, v in self.scaler.state_dict().items() if k != "growth_interval"}
-        first = next(iter(self.optimizer.state.values()))
         numbers = {
             "losses": self.losses,
             "quality": self.quality,
             "scaler": scaler,
-            "adam_step": float(first["step"]),
+            # Muon's matrices, and what gets no gradient, count none
+            "adam_step": max(float(state["step"]) for state in self.optimizer.state.values()),
         }
         if self.is_sharded or self.accelerator.is_main_process:
             write = sharded_checkpoint.save if self.is_sharded else save
             write(Checkpoint(self.step, self.key, self.tensors(), numbers), self.folder)
         self.accelerator.wait_for_everyone()
+        self.saved = self.step
 
     def resume(self) -> list[str]:
         """Take up the newest sound checkpoint; returns what there is to say about it.
@@ -289,7 +297,7 @@ class Run:
             kept = [] if self.is_sharded else [p.detach() for p in self.student.parameters()]
             for tensor in (numbers, *whole, *(kept if self.has_additions else ())):
                 torch.distributed.broadcast(tensor, src=0)
-        self.step = self.resumed_from = int(numbers[0])
+        self.step = self.resumed_from = self.saved = int(numbers[0])
         if self.scaler.is_enabled():
             shared = {"scale": float(numbers[2]), "_growth_tracker": int(numbers[3])}
             self.scaler.load_state_dict({**scaler, **shared})

@@ -24,6 +24,7 @@ from diffc.recipe.sections.training import (
     NOT_IN_KEYS,
     LowRankSection,
     TrainingSection,
+    check_batch,
     check_shardable,
 )
 
@@ -31,11 +32,18 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 ADAM_BETAS = (0.9, 0.99)
 
 
-def make_accelerator(options: TrainingSection, logs: Path) -> Any:
+def make_accelerator(options: TrainingSection, logs: Path, section: str = "distill") -> Any:
     """An Accelerator for whatever launched this process; autocast and scaling stay ours.
 
-    logs: the folder of trackers that write files. Raises UnavailableError for a tracker that is
-    unknown or not installed, RequestError for a batch that does not split.
+    Args:
+        options: How to train.
+        logs: The folder of trackers that write files.
+        section: What a recipe calls the options. Trackers see each training of a run by its own
+            name: both count their steps from 1.
+
+    Raises:
+        UnavailableError: A tracker is unknown, or not installed.
+        RequestError: The batch does not split over the processes.
     """
     from accelerate import Accelerator
 
@@ -48,13 +56,9 @@ def make_accelerator(options: TrainingSection, logs: Path) -> Any:
             log_with=list(options.trackers) or None,
             project_dir=logs if options.trackers else None,
         )
-    if options.batch % accelerator.num_processes:
-        raise RequestError(
-            f"a batch of {options.batch} does not split over {accelerator.num_processes} processes",
-            hint="make the batch a multiple of the number of processes",
-        )
+    check_batch(options, accelerator.num_processes)
     if options.trackers:
-        accelerator.init_trackers("diffc-distill")
+        accelerator.init_trackers(f"diffc-{section.replace('.', '-')}")
     return accelerator
 
 
@@ -98,6 +102,19 @@ def prepare_models(
         for model in (student, teacher):
             if model is not None:
                 model.compile()  # in place: names of parameters and modules stay
+
+
+def as_called(student: nn.Module, accelerator: Any) -> Any:
+    """Return the student as a step calls it: itself, or in DistributedDataParallel.
+
+    Args:
+        student: The network, prepared.
+        accelerator: Of ``make_accelerator``.
+    """
+    model = accelerator.prepare_model(student)
+    if model is not student and not hasattr(model, "config"):  # families read it of what they call
+        model.config = getattr(student, "config", {})
+    return model
 
 
 def checkpoint_activations(student: nn.Module) -> None:

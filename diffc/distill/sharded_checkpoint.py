@@ -31,6 +31,7 @@ from diffc.distill.checkpoint import (
     Record,
     drop_old,
     records,
+    stem_of,
     write_errors,
     write_record,
 )
@@ -47,7 +48,7 @@ def save(checkpoint: Checkpoint, folder: Path) -> None:
     from torch.distributed.checkpoint.state_dict_saver import save as save_parts
 
     rank, world = process_share()
-    goal = folder / f"step-{checkpoint.step:08d}"
+    goal = folder / stem_of(checkpoint.step)
     part = goal.with_name(f".{goal.name}.part")
     with write_errors(folder):
         if rank == 0:
@@ -66,7 +67,7 @@ def save(checkpoint: Checkpoint, folder: Path) -> None:
             part.rename(goal)
             _flush(folder)
             write_record(checkpoint, record, {"files": digests})
-            drop_old(folder, checkpoint.key)
+            drop_old(folder, checkpoint)
     wait_for_all()
 
 

@@ -103,10 +103,10 @@ def train(
     """
     options, judge = settings.options, settings.judge
     run = Run.start(lesson, student, settings)
-    for note in run.resume():
-        yield run.progress(note)
     try:
         with _faults_of_several(run.accelerator.num_processes):
+            for note in run.resume():
+                yield run.progress(note)
             yield from find_pieces(run)
             while run.step < options.steps:
                 yield from one_step(run)
@@ -160,7 +160,7 @@ def find_pieces(run: Run) -> Iterator[Progress]:
     while True:
         try:
             with run.accelerator.no_sync(run.model):
-                piece = batch.pieces(run.pieces)[0]
+                piece = max(batch.pieces(run.pieces), key=len)
                 torch.autograd.backward(run.lesson.loss(run.model, piece))
             break
         except (RuntimeError, MemoryError) as error:
@@ -265,14 +265,14 @@ def _update(run: Run, loss: float) -> None:
 def _not_finite(run: Run, loss: float, norm: float) -> RequestError:
     bad_loss = not math.isfinite(loss)
     what = f"the loss is {loss}" if bad_loss else f"the gradient's norm is {norm}"
-    last = run.step // run.options.checkpoint_every * run.options.checkpoint_every
-    kept = f"the checkpoint of step {last} is kept" if last else "no checkpoint was made yet"
+    saved = f"the checkpoint of step {run.saved} is kept"
+    kept = saved if run.saved else "no checkpoint was made yet"
     lower = run.options.learning_rate / 3
     precision = "" if run.dtype == torch.float32 else ", or precision fp32"
     return RequestError(
         f"distillation stopped at step {run.step + 1} of {run.options.steps}: {what}; {kept}",
-        hint=f"try learning_rate {lower:.1e}{precision}, or a longer warmup, under distill in "
-        "a recipe: diffc distill OUT --recipe FILE.yaml",
+        hint=f"try learning_rate {lower:.1e}{precision}, or a longer warmup, under {run.section} "
+        "in a recipe: diffc distill OUT --recipe FILE.yaml",
     )
 
 

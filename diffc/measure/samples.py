@@ -29,6 +29,7 @@ from diffc.data.sampling import (
     deterministic_loop,
     torch_loop,
 )
+from diffc.data.sharding import is_sharded
 from diffc.data.synthetic import UNCONDITIONAL, Conditioning, condition_rows, guided_call
 from diffc.measure.quality.own_distance import OwnFeatures
 from diffc.measure.quality.ssim import METRIC as SSIM
@@ -198,7 +199,8 @@ def consistency(
             return _sample(call, loop, start, progress)
 
         with torch.compiler.set_stance("force_eager"):  # a batch of another size than training's
-            parts = drain(run_in_batches(n, n, part, "taking samples for the curve of quality"))
+            doing, together = "taking samples for the curve of quality", is_sharded(model)
+            parts = drain(run_in_batches(n, n, part, doing, together=together))
         samples = torch.cat(parts)
         return samples if decode is None else drain(decode(samples))
 

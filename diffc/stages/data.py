@@ -24,6 +24,7 @@ from diffc.data.image_folders import (
 from diffc.data.prompt_file import read_prompts
 from diffc.data.tensors import has_samples, is_tensors
 from diffc.errors import RequestError
+from diffc.launch import process_rank
 from diffc.models.components import VAE_NAMES
 from diffc.models.families import family, family_package
 from diffc.models.source import Source, check_safetensors
@@ -141,11 +142,12 @@ def make_data(inputs: DataInputs, folder: StageFolder) -> Work[DataOutcome]:
     conditions = yield from _conditions(inputs, specs)
     if inputs.draws:
         clean, states, outcome = yield from _draw(inputs, specs, conditions)
-        if states is not None:
+        if states is not None and process_rank() == 0:
             states.save(folder.out / DRAWN_STATES)
     else:
         clean, outcome = yield from _read(inputs, specs, conditions)
-    clean.save(folder.out / CLEAN)
+    if process_rank() == 0:  # what the others write is not kept
+        clean.save(folder.out / CLEAN)
     notes = [*outcome.notes, *conditions.notes]
     if inputs.guidance[1]:
         notes += _guidance_notes(clean, specs)

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from diffc.launch import process_rank
 from diffc.models.source import PRUNING_FILE, Source, find_source
 from diffc.recipe import DistillSection, Recipe
 from diffc.recipe.sections.distill import OF_OTHER_TRAININGS
@@ -157,6 +158,8 @@ def distill(inputs: DistillInputs, folder: StageFolder) -> Work[DistillOutcome]:
     clean = CleanSet.load(inputs.data.folder / CLEAN)
     judge, notes = quality_judge(inputs.parts.source, options, teacher, clean)
     pair = ModelPair(teacher, student, _kept_channels(inputs))
+    # now, for later there would be two students beside each other
+    before = None if shard else fresh_loss(pair, clean, options, inputs.seed)
     result = yield from train.distill(
         pair,
         clean,
@@ -168,12 +171,12 @@ def distill(inputs: DistillInputs, folder: StageFolder) -> Work[DistillOutcome]:
         shard=shard,
     )
     why_not = None
-    if not shard:
-        start = ModelPair(teacher, _student(cut, inputs), pair.kept)
-        before, after = (fresh_loss(one, clean, options, inputs.seed) for one in (start, pair))
+    if before is not None:
+        after = fresh_loss(pair, clean, options, inputs.seed)
         why_not = why_not_taken(before, after, options.steps)
-        student = start.student if why_not else student
-    if reads_weights(shard):
+    if why_not:
+        student = _student(cut, inputs)
+    if process_rank() == 0:
         _save(student, inputs, folder)
     return _outcome(result, [*notes, *([why_not] if why_not else ())], is_used=why_not is None)
 

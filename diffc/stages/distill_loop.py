@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from diffc.launch import process_rank
 from diffc.models.source import Source, find_source
 from diffc.placing import clear_folder
 from diffc.recipe import LoopTrainingSection, LowRankSection, Recipe
@@ -137,11 +138,12 @@ def distill_loop(inputs: LoopInputs, folder: StageFolder) -> Work[LoopDistillOut
         logs=folder.logs,
         shard=shard,
         low_rank=inputs.low_rank,
+        section="distill.loop",
     )
     result = yield from train(lesson, student.model, how)
     names = [str(loop) for loop in inputs.loops]
     facts = {**pruning_facts(before), "loops": names}
-    if reads_weights(shard):
+    if process_rank() == 0:
         save_compressed(student.model, inputs.parts.source, folder.out / MODEL, facts, plain=True)
         write_scheduler(folder.out / MODEL, scheduler)
     return LoopDistillOutcome(

@@ -17,7 +17,7 @@ from pathlib import Path
 from diffc import __version__
 from diffc.errors import InputError
 from diffc.follows import check_untouched
-from diffc.launch import check_launcher, fsdp_is_configured, is_launched
+from diffc.launch import check_launcher, fsdp_is_configured, is_launched, process_count
 from diffc.measure.quality.measuring import wanted_metrics
 from diffc.models.families import family
 from diffc.models.other_parts import check_parts, uncompressed_notes
@@ -26,7 +26,7 @@ from diffc.models.source import Source
 from diffc.output import check_out, check_same_model, is_output
 from diffc.prune.importance import check_score
 from diffc.recipe import Recipe, recognised
-from diffc.recipe.sections.training import check_shardable
+from diffc.recipe.sections.training import TrainingSection, check_batch, check_shardable
 from diffc.stages.build import check_targets
 from diffc.stages.by_block import choose_by_block
 from diffc.stages.data import check_data, check_values, model_packages
@@ -43,6 +43,8 @@ from diffc_runtime.machine.packages import version as package_version
 PREFLIGHT = "preflight"
 """The name of the checks before the first stage, in events."""
 
+_BEFORE_TRAINING = ("plan", "prune")
+"""Where a run may stop before it trains."""
 _VERSION = 6
 """Raised whenever ``model_checks`` refuses more than before: what passed is checked anew."""
 
@@ -84,10 +86,9 @@ def quick_checks(source: Source, recipe: Recipe, stop: str) -> list[str]:
     if stop in ("build", "bench"):
         check_targets(recipe.build)
     _check_sharding(recipe, stop)
-    if recipe.distill.trackers and stop != "plan":
-        from diffc.distill.setup import check_trackers
-
-        check_trackers(recipe.distill.trackers)
+    if stop not in _BEFORE_TRAINING:
+        for options in _trainings(recipe):
+            _check_training(options)
     bench = latency_device(recipe)
     if bench is not None:
         bench.check()
@@ -135,10 +136,36 @@ def _check_sharding(recipe: Recipe, stop: str) -> None:
     if recipe.shard == "auto" and not fsdp_is_configured():
         return  # the stages know whether there is room
     check_channels_alone(recipe.prune.cuts_depth)
-    if stop not in ("plan", "prune"):
-        check_shardable(recipe.distill)
-        if recipe.distill.aim == "loop":
-            check_shardable(recipe.distill.loop)
+    if stop not in _BEFORE_TRAINING:
+        for options in _trainings(recipe):
+            check_shardable(options)
+
+
+def _trainings(recipe: Recipe) -> list[TrainingSection]:
+    """How a run trains: a network that lost nothing learns loops alone."""
+    distill = recipe.distill
+    first = [distill] if distill.steps and not recipe.prune.removes_nothing else []
+    return [*first, *([distill.loop] if distill.aim == "loop" else ())]
+
+
+def _check_training(options: TrainingSection) -> None:
+    """Refuse what the training itself would refuse; torch is imported for precision fp16 alone.
+
+    Raises:
+        RequestError: The batch does not split over the processes, or the device has no such
+            precision.
+        UnavailableError: A tracker is unknown, or not installed.
+    """
+    if options.trackers:
+        from diffc.distill.setup import check_trackers
+
+        check_trackers(options.trackers)
+    check_batch(options, process_count())
+    if options.precision == "fp16":
+        from diffc.data.precision import best_device
+        from diffc.distill.setup import choose_dtype
+
+        choose_dtype(options, best_device())
 
 
 def _recipe_notes(source: Source) -> list[str]:

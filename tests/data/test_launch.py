@@ -6,16 +6,25 @@ from types import SimpleNamespace
 
 import accelerate
 import pytest
+import torch
 from support.family_cases import case
 
-from diffc.data.processes import PATIENCE, process_share
+from diffc.data.precision import best_device
+from diffc.data.processes import PATIENCE, on_cpu, process_share
 from diffc.data.recipe_of_model import recipe_of_model
 from diffc.data.sharding import shard_units, wants_sharding
 from diffc.distill.setup import make_accelerator
-from diffc.errors import RequestError
+from diffc.errors import RequestError, UnavailableError
 from diffc.models.source import find_source
 from diffc.recipe import DistillSection, Recipe
 from diffc.stages.preflight import quick_checks
+
+
+def launched(monkeypatch, processes: int = 2) -> None:
+    """This is the second process of a launch."""
+    about = {"RANK": "1", "WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1"}
+    for name, value in about.items():
+        monkeypatch.setenv(name, value)
 
 
 @pytest.mark.parametrize("name", ["DEEPSPEED", "MEGATRON_LM"])
@@ -55,14 +64,39 @@ def test_one_process_shards_nothing(monkeypatch, choice) -> None:
 def test_what_no_sharded_network_does_is_refused_before_the_work(
     tiny_model, monkeypatch, options, words
 ) -> None:
-    for name, value in (("RANK", "1"), ("WORLD_SIZE", "2"), ("MASTER_ADDR", "127.0.0.1")):
-        monkeypatch.setenv(name, value)
+    launched(monkeypatch)
+    monkeypatch.setattr("diffc.data.precision.best_device", lambda: torch.device("cuda", 1))
     source = find_source(tiny_model)
     for shard in ("off", "auto"):
         quick_checks(source, Recipe.model_validate({**options, "shard": shard}), "distill")
     with pytest.raises(RequestError, match=words) as caught:
         quick_checks(source, Recipe.model_validate({**options, "shard": "on"}), "distill")
     assert "--shard off" in caught.value.hint
+
+
+LOOP = {"aim": "loop", "batch": 6}
+
+
+@pytest.mark.parametrize(
+    ("distill", "words"),
+    [
+        ({"batch": 4}, "a batch of 4 does not split over 3 processes"),
+        ({**LOOP, "loop": {"batch": 4}}, "a batch of 4 does not split over 3 processes"),
+        ({"batch": 6, "precision": "fp16"}, "precision fp16 trains on GPUs only"),
+        ({**LOOP, "loop": {"batch": 6, "trackers": ["none"]}}, "no tracker 'none'"),
+    ],
+)
+def test_what_no_training_does_is_refused_before_the_work(
+    tiny_model, monkeypatch, distill, words
+) -> None:
+    source = find_source(tiny_model)
+    launched(monkeypatch, processes=3)
+    recipe = Recipe.model_validate({"distill": distill, "loops": ["ddim:2"]})
+    with pytest.raises((RequestError, UnavailableError), match=words):
+        quick_checks(source, recipe, "distill")
+    quick_checks(source, recipe, "prune")
+    untrained = {"batch": 4, "steps": 0}
+    quick_checks(source, Recipe.model_validate({"distill": untrained}), "distill")
 
 
 @pytest.mark.parametrize(
@@ -74,8 +108,7 @@ def test_a_familys_depth_gives_way_in_a_launch_that_shards(
 ) -> None:
     source = find_source(tiny_model)
     assert recipe_of_model(source, None, {}).prune.cut == "width,depth"
-    for name, value in (("RANK", "1"), ("WORLD_SIZE", "2"), ("MASTER_ADDR", "127.0.0.1")):
-        monkeypatch.setenv(name, value)
+    launched(monkeypatch)
     assert recipe_of_model(source, None, {}).prune.cut == "width,depth"
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     assert recipe_of_model(source, None, flags).prune.cut == cut
@@ -103,7 +136,15 @@ def test_the_others_wait_long_for_the_first_process(monkeypatch) -> None:
         return SimpleNamespace(process_index=1, num_processes=2)
 
     monkeypatch.setattr(accelerate, "PartialState", state)
-    for name, value in (("RANK", "1"), ("WORLD_SIZE", "2"), ("MASTER_ADDR", "127.0.0.1")):
-        monkeypatch.setenv(name, value)
+    launched(monkeypatch)
     assert process_share() == (1, 2)
     assert asked[0]["timeout"] == PATIENCE
+
+
+def test_training_is_where_everything_else_is(monkeypatch) -> None:
+    """torch has accelerators that diffc puts no network on, such as that of a Mac."""
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert on_cpu() and best_device().type == "cpu"
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert not on_cpu() and best_device().type == "cuda"

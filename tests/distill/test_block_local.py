@@ -201,6 +201,23 @@ def test_a_killed_run_goes_on_behind_the_last_block(tmp_path):
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
 
 
+@pytest.mark.parametrize("left", [0, 6, -1])
+def test_a_block_whose_file_is_no_whole_one_learns_again(tmp_path, left):
+    """As after a power failure, or where somebody copied it on a disk that was full."""
+    dense, small, blocks, clean = prepared("dit")
+    undisturbed = copy.deepcopy(small)
+    learn((dense, undisturbed, blocks, clean), tmp_path / "whole")
+    work = distil_blocks(dense, small, blocks, clean, OPTIONS, place_in(tmp_path / "torn"), 0)
+    for _ in range(2):
+        next(work)
+    work.close()
+    (first,) = (tmp_path / "torn/learnt").iterdir()
+    first.write_bytes(first.read_bytes()[:left])
+    learn((dense, small, blocks, clean), tmp_path / "torn")
+    ours, theirs = weights(small), weights(undisturbed)
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
 def test_a_network_that_comes_no_nearer_stays_as_it_is(tmp_path):
     dense, small, blocks, clean = prepared("unet2d")
     old = weights(small)

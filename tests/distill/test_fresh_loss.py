@@ -17,6 +17,7 @@ from diffc.models.denoiser import denoiser_of
 from diffc.models.families.unet2d import FAMILY
 from diffc.recipe import DistillSection
 from diffc.report.trainings import training_words
+from diffc.stages import distill
 
 OPTIONS = DistillSection.model_validate(
     {"steps": 4, "batch": 4, "precision": "fp32", "losses": {"features": 0.0}}
@@ -72,7 +73,16 @@ def test_the_model_from_before_a_wild_training_is_taken(tiny_model, tmp_path) ->
 
 
 @pytest.mark.slow
-def test_a_training_that_helps_is_taken(tiny_model, tmp_path) -> None:
+def test_a_training_that_helps_is_taken(tiny_model, tmp_path, monkeypatch) -> None:
+    """There is one student all the while: low-rank additions have room for no second one."""
+    students, load = [], distill._student
+
+    def student(*given):
+        students.append(load(*given))
+        return students[-1]
+
+    monkeypatch.setattr(distill, "_student", student)
     gentle = {"steps": 30, "warmup": 1, "batch": 4, "learning_rate": 1e-4}
     report = compile_quickly(tiny_model, tmp_path, distill=gentle)
     assert report.distillation["is_used"] is True and training_words(report) == "30 steps"
+    assert len(students) == 1

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support import tiny_training
+from support import plain_lesson, tiny_training
 from support.tiny_training import same, trained, weights
 from torch import nn
 
@@ -102,3 +102,14 @@ def test_a_killed_run_goes_on_to_the_same_weights(tmp_path: Path) -> None:
     student = tiny_training.unet(4, seed=1)
     result = drain(tiny_training.work(tmp_path / "b", student, **options))
     assert result.resumed_from == 4 and same(weights(student), whole)
+
+
+def test_a_resumed_run_counts_adamws_steps_where_a_matrix_comes_first(tmp_path: Path) -> None:
+    """AdamW makes its first steps smaller, and must not take later ones for them."""
+    whole, parts = plain_lesson.student(), plain_lesson.student()
+    assert is_matrix(next(whole.parameters())) and not is_matrix(whole.bias)
+    result = drain(plain_lesson.work(tmp_path / "a", whole, optimizer="muon"))
+    plain_lesson.killed_at(5, tmp_path / "b", optimizer="muon")
+    resumed = drain(plain_lesson.work(tmp_path / "b", parts, optimizer="muon"))
+    assert resumed.resumed_from == 4 and resumed.losses == result.losses
+    assert same(weights(whole), weights(parts))

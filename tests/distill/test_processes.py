@@ -68,10 +68,11 @@ def test_a_killed_run_goes_on_to_the_same_weights(tmp_path: Path) -> None:
     assert reports[1]["resumed_from"] >= 80
 
 
-@pytest.mark.parametrize("what", [{"features": 0.5}, {"low_rank": 2}])
+@pytest.mark.parametrize("what", [{"features": 0.5}, {"output": 0, "features": 1}, {"low_rank": 2}])
 def test_two_processes_give_the_single_ones_losses(tmp_path: Path, what) -> None:
     one, two = tmp_path / "one.safetensors", tmp_path / "two.safetensors"
-    losses, rank = {"features": what.get("features", 0.0)}, {"rank": what.get("low_rank", 0)}
+    losses, rank = {"output": 1.0, "features": 0.0}, {"rank": what.get("low_rank", 0)}
+    losses |= {name: what[name] for name in losses if name in what}
     changes = {"steps": 12, "losses": losses, "low_rank": rank}
     assert start(tmp_path / "a", one, **changes).wait(300) == 0
     workers = start_two(tmp_path / "b", two, gradient_accumulation=2, **changes)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 from support import tiny_training
 from support.tiny_training import same, trained, weights
 
+from diffc.errors import OutOfMemory
 from diffc.measure.samples import consistency
 from diffc.models.denoiser import denoiser_of
 from diffc.models.families.unet2d import FAMILY
@@ -50,3 +52,19 @@ def test_consistency_is_one_for_the_dense_model_itself() -> None:
     dense, other = (tiny_training.unet(8, seed, size=16).eval() for seed in (0, 1))
     judge = consistency(denoiser_of(dense, FAMILY, config), {}, n=2, steps=3)
     assert judge(dense) == 1.0 and judge(other) < 0.99
+
+
+def test_processes_that_sample_together_never_halve_their_own(monkeypatch) -> None:
+    """The others would wait in the middle of a batch that one of them has no room for."""
+    config, calls = {"_class_name": "DDPMScheduler", "num_train_timesteps": 1000}, []
+    dense = denoiser_of(tiny_training.unet(8, 0, size=16), FAMILY, config)
+
+    def full(*_given, **_named) -> None:
+        calls.append(1)
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("diffc.measure.samples.guided_call", full)
+    monkeypatch.setattr("diffc.measure.samples.is_sharded", lambda model: True)
+    with pytest.raises(OutOfMemory, match="curve of quality"):
+        consistency(dense, {}, n=2, steps=3)(dense.model)
+    assert len(calls) == 1

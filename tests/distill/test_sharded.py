@@ -1,4 +1,5 @@
-"""Sharded over two processes, every family is trained, ranked and sampled as by one process."""
+"""Sharded over two processes, every family is trained, ranked and sampled as by one process; and so
+where both have it whole."""
 
 from __future__ import annotations
 
@@ -42,12 +43,13 @@ def read(folder: Path, name: str):
 def two(tmp_path_factory) -> Path:
     """What two processes make of everything."""
     folder = tmp_path_factory.mktemp("two")
-    ended = launch(folder, [*sharded_runs.FAMILIES, "loop", "samples", SHORT, "bf16", "low-rank"])
+    others = [*sharded_runs.WHOLE_ONES, "loop", "samples", SHORT, "bf16", "low-rank"]
+    ended = launch(folder, [*sharded_runs.FAMILIES, *others])
     assert ended.returncode == 0, ended.stderr
     return folder
 
 
-@pytest.mark.parametrize("name", [*sharded_runs.FAMILIES, "loop"])
+@pytest.mark.parametrize("name", [*sharded_runs.FAMILIES, *sharded_runs.WHOLE_ONES, "loop"])
 def test_a_student_is_that_of_one_process(two: Path, tmp_path: Path, name: str) -> None:
     ours, facts = read(two, name)
     alone, of_one = sharded_runs.done(name, tmp_path)
@@ -60,7 +62,7 @@ def test_a_student_is_that_of_one_process(two: Path, tmp_path: Path, name: str) 
     for key, value in alone.items():
         if not key.endswith(("to_k.bias", "add_k_proj.bias")):  # softmax: no gradient but rounding
             torch.testing.assert_close(ours[key], value, rtol=0, atol=1e-5)
-    start = sharded_runs.student(name).state_dict()
+    start = sharded_runs.student(name.removeprefix(sharded_runs.UNSHARDED)).state_dict()
     assert max(float((ours[k] - start[k]).abs().max()) for k in start) > 1e-3  # it learned
 
 

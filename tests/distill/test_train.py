@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from diffusers.optimization import get_cosine_schedule_with_warmup
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from support import tiny_training
+from support import plain_lesson, tiny_training
 from support.tiny_training import Faulty, same, trained, weights
 from torch.distributed.checkpoint.api import CheckpointException
 
 from diffc.data.clean import CleanSet
 from diffc.distill.all_steps import AllSteps, ModelPair
 from diffc.distill.checkpoint import write_errors
-from diffc.distill.setup import run_key
+from diffc.distill.setup import make_accelerator, run_key
 from diffc.distill.sharded_checkpoint import own_errors
-from diffc.distill.train import learning_rate
+from diffc.distill.train import find_pieces, learning_rate
 from diffc.errors import InputError, RequestError, UnavailableError
 from diffc.models.families.unet2d import FAMILY
 from diffc_export.events import drain
@@ -186,6 +188,38 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path, poison) -> None
     assert result.resumed_from == 2 and same(whole, parts)
 
 
+def test_what_stops_a_run_names_its_section_and_the_checkpoint_that_is_there(tmp_path) -> None:
+    """Of the loops' training too, and where checkpoints come at other steps than before."""
+    plain_lesson.killed_at(5, tmp_path)
+
+    def fault(step: int, output: torch.Tensor) -> torch.Tensor:
+        return output * float("nan") if step == 4 else output
+
+    again = plain_lesson.work(tmp_path, fault=fault, section="distill.loop", checkpoint_every=3)
+    with pytest.raises(
+        RequestError, match=r"at step 5 of 6.*checkpoint of step 4 is kept"
+    ) as caught:
+        drain(again)
+    assert "under distill.loop in a recipe" in str(caught.value.hint)
+
+
+def test_several_processes_try_the_largest_piece(tmp_path: Path) -> None:
+    """Six rows in four pieces are two of one row and two of two: these have to fit."""
+
+    def fault(step: int, output: torch.Tensor) -> torch.Tensor:
+        if len(output) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return output
+
+    run = plain_lesson.started(tmp_path, fault, batch=12)
+    run.accelerator = SimpleNamespace(
+        num_processes=2, process_index=0, device=torch.device("cpu"), gather=lambda pieces: pieces,
+        no_sync=lambda model: nullcontext(),
+    )  # fmt: skip
+    drain(find_pieces(run))
+    assert run.pieces == 6
+
+
 @pytest.mark.slow
 def test_out_of_memory_halves_the_pieces_and_keeps_the_batch(tmp_path: Path) -> None:
     def fault(call, output):
@@ -267,6 +301,25 @@ def test_a_tracker_that_is_not_installed_is_not_left_out_in_silence(tmp_path, mo
     with pytest.raises(UnavailableError, match="'tensorboard' needs a package") as caught:
         drain(tiny_training.work(tmp_path, trackers=("tensorboard",)))
     assert caught.value.hint == "pip install 'diffc[trackers]'"
+
+
+def test_each_training_of_a_run_has_its_own_curves(tmp_path: Path, monkeypatch) -> None:
+    names: list[str] = []
+
+    class Accelerator:
+        num_processes = 1
+
+        def __init__(self, **_options: object) -> None:
+            pass
+
+        def init_trackers(self, name: str) -> None:
+            names.append(name)
+
+    monkeypatch.setattr("accelerate.Accelerator", Accelerator)
+    monkeypatch.setattr("diffc.distill.setup.check_trackers", list)
+    for section in ("distill", "distill.loop"):
+        make_accelerator(tiny_training.options(trackers=("tensorboard",)), tmp_path, section)
+    assert names == ["diffc-distill", "diffc-distill-loop"]
 
 
 def test_the_teacher_runs_once_a_batch(tmp_path: Path) -> None:

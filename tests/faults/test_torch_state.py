@@ -49,6 +49,17 @@ def switches():
         torch.set_grad_enabled(True)
 
 
+@contextmanager
+def convolutions():
+    """As the torch target leaves them, which times fp32 without TF32."""
+    cudnn = torch.backends.cudnn
+    cudnn.allow_tf32, cudnn.benchmark, cudnn.deterministic = False, True, True
+    try:
+        yield
+    finally:
+        cudnn.allow_tf32, cudnn.benchmark, cudnn.deterministic = True, False, False
+
+
 CALLERS = {
     "no_grad": torch.no_grad,
     "inference_mode": torch.inference_mode,
@@ -58,6 +69,7 @@ CALLERS = {
     "device": lambda: default_device("meta"),
     "device context": lambda: torch.device("meta"),
     "switches": switches,
+    "convolutions": convolutions,
 }
 
 
@@ -66,6 +78,8 @@ def state() -> list:
         torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.get_default_dtype(),
         torch.is_autocast_enabled("cpu"), torch.get_default_device(), torch.get_num_threads(),
         torch.get_float32_matmul_precision(), torch.are_deterministic_algorithms_enabled(),
+        torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark,
+        torch.backends.cudnn.deterministic,
         torch.get_rng_state().tolist(), random.getstate(), np.random.get_state()[1].tolist(),
         list(warnings.filters),
     ]  # fmt: skip
@@ -79,6 +93,8 @@ def test_everything_is_set_and_given_back(name):
             x = torch.ones(2, 2, requires_grad=True)
             assert (x.dtype, x.device.type, (x @ x).dtype) == (torch.float32, "cpu", torch.float32)
             (x @ x).sum().backward()
+            cudnn = torch.backends.cudnn
+            assert (cudnn.allow_tf32, cudnn.benchmark, cudnn.deterministic) == (True, False, False)
             warnings.simplefilter("ignore")
             drawn = torch.rand(3).tolist(), random.random(), np.random.rand()
             with torch.device("meta"):

@@ -11,6 +11,11 @@ import sys
 import pytest
 import yaml
 from support.quick import QUICK
+from support.runs import compile_quickly
+
+from diffc.runner import StageFolder
+from diffc.stages import distill
+from diffc_export.events import drain
 
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
 
@@ -65,6 +70,26 @@ def test_two_processes_distil_and_end_well(compiled, tmp_path):
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["distillation"]["steps"] == 6
     assert (tmp_path / "out" / "model" / "pruning.json").is_file()
+
+
+@pytest.mark.slow
+def test_the_other_processes_write_no_model(tiny_model, tmp_path, monkeypatch):
+    """Each would fill the disk of the cache with one that nobody reads."""
+    real, written = distill.distill, []
+
+    def twice(inputs, folder):
+        others = StageFolder(tmp_path / "other", tmp_path / "scratch", folder.logs)
+        others.out.mkdir()
+        others.scratch.mkdir()
+        with monkeypatch.context() as patch:
+            patch.setattr(distill, "process_rank", lambda: 1)
+            drain(real(inputs, others))
+        written.extend(others.out.rglob("*"))
+        return (yield from real(inputs, folder))
+
+    monkeypatch.setattr(distill, "distill", twice)
+    compile_quickly(tiny_model, tmp_path / "out")
+    assert not written and (tmp_path / "out" / "model").is_dir()
 
 
 @pytest.mark.slow

@@ -49,6 +49,9 @@ SHORT = "short"
 """A run of flux that is killed and goes on."""
 WHOLE = "short-whole"
 """The same, which one process goes on with, and then two."""
+UNSHARDED = "unsharded-"
+"""Before the name of a case that each process has whole."""
+WHOLE_ONES = tuple(f"{UNSHARDED}{name}" for name in ("sd15", "flux", "wan"))
 Outcome = tuple[dict[str, Tensor], dict[str, Any]]
 
 
@@ -89,14 +92,16 @@ def facts(result: DistillResult) -> dict[str, Any]:
 
 
 def distilled(name: str, folder: Path, **changes) -> Outcome:
-    """A case's other weights, distilled from its own."""
+    """A case's other weights, distilled from its own; UNSHARDED NAME: whole on every process."""
+    shard, name = shards() and not name.startswith(UNSHARDED), name.removeprefix(UNSHARDED)
     of, learner = case(name), student(name)
-    if shards():  # where less memory has to do, which changes nothing else
+    if shard:  # where less memory has to do, which changes nothing else
         changes |= MEANS.get(name, {})
-    teacher = sharded(Denoiser(of.model, of.family, of.specs, PROCESS, {}))
+    dense = Denoiser(of.model, of.family, of.specs, PROCESS, {})
+    teacher = sharded(dense) if shard else dense
     pair = ModelPair(teacher, learner, dict.fromkeys(block_names(of.model, of.family)))
     how = options(**changes)
-    result = drain(distill(pair, clean(of), how, folder, shard=shards()))
+    result = drain(distill(pair, clean(of), how, folder, shard=shard))
     return dict(learner.state_dict()), facts(result)
 
 

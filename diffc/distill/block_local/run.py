@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
@@ -211,7 +211,8 @@ def _train_all(
             if block.until != block.name:
                 last = stream.behind(block.until)
             file = weights_file(place.folder, block.name)
-            if not file.is_file():  # else it is of a run that was killed
+            learnt = _figures(file)  # of a run that was killed
+            if learnt is None:
                 theirs = dense.model.get_submodule(block.name)
                 examples = [
                     Example(
@@ -223,7 +224,9 @@ def _train_all(
                 ]
                 ours = cut.get_submodule(block.name)
                 _save(learning(block.name, ours, examples, seed=seed + number), file)
-            figures.append(_figures(file))
+                learnt = _figures(file)
+                assert learnt is not None
+            figures.append(learnt)
         outputs = stream.outputs()
     return [
         output for output, batch in zip(outputs, batches, strict=True) if batch.is_held_out
@@ -265,10 +268,14 @@ def _outputs(
 def _save(trained: TrainedBlock, file: Path) -> None:
     """Write what a block learnt: the whole file, or none."""
     metadata = {_FIGURES: trained.figures.model_dump_json()}
-    with new_file(file) as unfinished:
+    with new_file(file, flush=True) as unfinished:
         save_file(trained.weights, unfinished, metadata=metadata)
 
 
-def _figures(file: Path) -> LocalBlockFigures:
-    with safe_open(file, "pt") as opened:
-        return LocalBlockFigures.model_validate_json(opened.metadata()[_FIGURES])
+def _figures(file: Path) -> LocalBlockFigures | None:
+    """What became of the block; None where no whole file has it."""
+    try:
+        with safe_open(file, "pt") as opened:
+            return LocalBlockFigures.model_validate_json((opened.metadata() or {})[_FIGURES])
+    except (SafetensorError, OSError, KeyError, ValueError):
+        return None

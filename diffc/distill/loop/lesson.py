@@ -8,13 +8,16 @@ than on data; what blur is left the dense model's features tell (features.py).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from diffc.data.batches import halve_batch, out_of_memory_error
 from diffc.data.precision import autocast
+from diffc.data.sharding import is_sharded
 from diffc.distill.lesson import row_in_epochs, split
 from diffc.distill.loop.features import DenseFeatures
 from diffc.distill.loop.readout import fit_readout
@@ -26,12 +29,15 @@ from diffc.models.denoiser import Denoiser
 from diffc.models.diffusion import Process, time_dtype
 from diffc.models.families.base import Family
 from diffc.recipe import LoopTrainingSection
+from diffc_runtime.machine.out_of_memory import is_out_of_memory
 
+T = TypeVar("T")
 ORDER = 11
 """The stream of keys that the order of the rows is drawn from."""
 MOST_SEEN_BYTES = 400e6
 """The most memory that is taken for what the dense model sees in the targets."""
 _PART = 16
+"""Rows that the dense model, or the student before its training, is given at once."""
 READOUT_ROWS = 256
 """Rows that the last layer is solved with before the training."""
 
@@ -150,8 +156,13 @@ class LoopLesson:
         """Solve the last layer for the targets, so that training starts near them."""
         rows = range(min(READOUT_ROWS, len(self.trajectories)))
         batch = self._batch([(row, place) for row in rows for place in range(len(self.places))])
-        pieces = batch.pieces(-(-len(batch) // 16))
-        before_after = fit_readout(student, pieces, lambda piece: self._output(student, piece))
+
+        def solve(at_once: int) -> tuple[float, float] | None:
+            pieces = batch.pieces(-(-len(batch) // at_once))
+            return fit_readout(student, pieces, lambda piece: self._output(student, piece))
+
+        doing = "solving the last layer for the loop"
+        before_after = _with_room(solve, doing, together=is_sharded(student))
         if before_after is None:
             return []
         before, after = before_after
@@ -226,21 +237,50 @@ class LoopLesson:
         every = [divmod(number, count) for number in range(len(self.trajectories) * count)]
         if 2 * len(every) > self.options.steps * self.options.batch:
             return []
-        parts: list[list[Tensor]] = []
-        for first in range(0, len(every), _PART):
-            batch = self._batch(every[first : first + _PART])
-            seen = features.seen(batch.clean(batch.target), batch.conditions)
-            parts.append([block.cpu() for block in seen])  # a GPU's memory is for the training
-            size = sum(block.nbytes for block in parts[0]) / min(_PART, len(every))
-            if size * len(every) > MOST_SEEN_BYTES:
-                return []
-        return [torch.cat(blocks) for blocks in zip(*parts, strict=True)]
+
+        def seen_in_parts(at_once: int) -> list[Tensor]:
+            parts: list[list[Tensor]] = []
+            for first in range(0, len(every), at_once):
+                batch = self._batch(every[first : first + at_once])
+                seen = features.seen(batch.clean(batch.target), batch.conditions)
+                parts.append([block.cpu() for block in seen])  # a GPU's memory is for the training
+                size = sum(block.nbytes for block in parts[0]) / min(at_once, len(every))
+                if size * len(every) > MOST_SEEN_BYTES:
+                    return []
+            return [torch.cat(blocks) for blocks in zip(*parts, strict=True)]
+
+        doing = "looking at the targets with the dense model"
+        return _with_room(seen_in_parts, doing, together=is_sharded(features.dense.model))
 
     def forget(self) -> None:
         """Nothing is caught on the way."""
 
     def close(self) -> None:
         """Nothing was put into the networks."""
+
+
+def _with_room(work: Callable[[int], T], doing: str, *, together: bool) -> T:
+    """What ``work`` gives with so many rows at once; halved from ``_PART`` while memory runs out.
+
+    Args:
+        work: It may be begun anew.
+        doing: The activity, for messages.
+        together: Whether several processes do it together, of which none can halve its own.
+
+    Raises:
+        OutOfMemory: There is no room for one row, or for rows that are not to be halved.
+    """
+    at_once = _PART
+    while True:
+        try:
+            return work(at_once)
+        except (RuntimeError, MemoryError) as caught:
+            if not is_out_of_memory(caught):
+                raise
+            failure = caught.with_traceback(None)  # its frames hold the tensors of the rows
+        if together:
+            raise out_of_memory_error(doing, failure) from failure
+        at_once = halve_batch(at_once, doing, failure)
 
 
 def _wide(values: Tensor, like: Tensor) -> Tensor:

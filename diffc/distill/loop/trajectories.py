@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -145,11 +145,12 @@ def _shard(folder: Path, number: int) -> Path:
 
 
 def _is_whole(path: Path, rows: range, plan: TrajectoryPlan, denoiser: Denoiser) -> bool:
-    """Whether a shard is there; it came to its name by rename, so its size alone is in question."""
-    if not path.is_file():
+    """Whether a shard is there with as many states; one that cannot be read is made again."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            shape = tuple(file.get_slice("x").get_shape())
+    except (SafetensorError, OSError):
         return False
-    with safe_open(path, framework="pt") as file:
-        shape = tuple(file.get_slice("x").get_shape())
     return shape == (len(rows), len(plan.path.kept), *denoiser.sample_shape)
 
 

@@ -94,6 +94,19 @@ class TrainingSection(RecipeSection):
     trackers: Words = ()
 
 
+def check_batch(options: TrainingSection, processes: int) -> None:
+    """Refuse a batch that the processes of a launch cannot share alike.
+
+    Raises:
+        RequestError: Their number does not divide it.
+    """
+    if options.batch % processes:
+        raise RequestError(
+            f"a batch of {options.batch} does not split over {processes} processes",
+            hint="make the batch a multiple of the number of processes",
+        )
+
+
 def check_shardable(options: TrainingSection) -> None:
     """Refuse options of a student that is sharded over several processes.
 

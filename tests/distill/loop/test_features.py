@@ -13,7 +13,7 @@ from diffc.distill.loop.features import DenseFeatures
 from diffc.distill.loop.lesson import LoopLesson
 from diffc.distill.loop.steps import clean_step
 from diffc.distill.losses import per_sample
-from diffc.errors import RequestError
+from diffc.errors import OutOfMemory, RequestError
 from diffc_export.events import drain
 
 
@@ -130,6 +130,56 @@ def test_what_the_targets_show_is_computed_once_where_it_pays_and_fits(
     kept = steps == 100 and room == 1e9
     assert (sum(calls) == targets) == kept
     assert bool(lesson._seen) == kept
+
+
+def short_of_memory(most: int, call):
+    """``call``, where there is room for ``most`` rows at once."""
+
+    def limited(rows, *more):
+        if len(rows) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return call(rows, *more)
+
+    return limited
+
+
+def test_targets_are_looked_at_fewer_at_once_where_memory_is_short(tmp_path, monkeypatch) -> None:
+    trajectories = tiny_loops.trajectories(tmp_path)
+    options = tiny_loops.options(features=0.5, steps=100)
+    network, losses = tiny_loops.student().model, []
+    for most in (99, 3):
+        lesson = LoopLesson(
+            tiny_loops.student(), trajectories, tiny_loops.steps_of(1, 2), options,
+            dense=tiny_loops.dense(),
+        )  # fmt: skip
+        limited = short_of_memory(most, lesson.features.seen)
+        monkeypatch.setattr(lesson.features, "seen", limited)
+        losses.append(lesson.loss(network, lesson.draw(0, range(4))).detach())
+        assert lesson._seen
+    torch.testing.assert_close(*losses)
+    monkeypatch.setattr(lesson.features, "seen", short_of_memory(0, lesson.features.seen))
+    with pytest.raises(OutOfMemory, match=r"while looking at the targets .*, one at a time"):
+        lesson._seen_in_all(lesson.features)
+
+
+def test_the_last_layer_is_solved_with_fewer_rows_at_once_where_memory_is_short(tmp_path) -> None:
+    learner = tiny_loops.student()
+
+    class Family:
+        call = staticmethod(
+            lambda model, inputs: short_of_memory(
+                3, lambda _: learner.family.call(model, inputs)
+            )(inputs["sample"])
+        )  # fmt: skip
+
+    lesson = LoopLesson(
+        replace(learner, family=Family()), tiny_loops.trajectories(tmp_path),
+        tiny_loops.steps_of(1, 2), tiny_loops.options(),
+    )  # fmt: skip
+    before = learner.model.conv_out.weight.clone()
+    (note,) = lesson.begin(learner.model)
+    assert "the last layer was solved" in note
+    assert not torch.equal(before, learner.model.conv_out.weight)
 
 
 @pytest.mark.slow

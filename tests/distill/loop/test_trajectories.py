@@ -99,6 +99,14 @@ def test_a_damaged_shard_is_made_again(tmp_path: Path) -> None:
     assert torch.equal(states(tiny_loops.trajectories(tmp_path)), whole)
 
 
+@pytest.mark.parametrize("left", [0, 6, -1])
+def test_a_shard_that_is_cut_short_is_made_again(tmp_path: Path, left: int) -> None:
+    whole = states(tiny_loops.trajectories(tmp_path))
+    (shard,) = tmp_path.glob("*.safetensors")
+    shard.write_bytes(shard.read_bytes()[:left])
+    assert torch.equal(states(tiny_loops.trajectories(tmp_path)), whole)
+
+
 def test_values_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     dense = tiny_loops.dense()
     dense.model.conv_out.bias.data.fill_(float("nan"))
