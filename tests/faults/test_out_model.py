@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from support.runs import options_of, refusal
 import diffc
 from diffc.errors import InputError
 from diffc.models.load import load_denoiser
-from diffc.models.other_parts import check_parts
+from diffc.models.other_parts import absent_notes, check_parts, parts_digest
 from diffc.models.save import save_compressed
 from diffc.models.source import find_source
 from diffc.output import default_out
@@ -98,8 +99,15 @@ def without_checker(folder):
     edit_json(folder / "model_index.json", safety_checker=["stable_diffusion", "StableDiffusionSafetyChecker"])  # noqa: E501  # fmt: skip
 
 
+def without_checkers_weights(folder):
+    """Its config is there: of a hub id, the weights of what no run uses are not fetched."""
+    without_checker(folder)
+    (folder / "safety_checker").mkdir()
+    (folder / "safety_checker" / "config.json").write_text('{"model_type": "clip"}')
+
+
 LAYOUTS = (plain, all_fp16, sharded, sharded_variant, two_variants, pickled_text_encoder,
-           without_checker)  # fmt: skip
+           without_checker, without_checkers_weights)  # fmt: skip
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.__name__)
@@ -112,6 +120,19 @@ def test_every_layout_ends_in_one_that_opens(sd, layout):
     assert all(torch.equal(state[name], value) for name, value in before.items() if name in state)
     assert not [name for name in files(folder) if "fp16" in name or name.endswith(".bin")]
     assert {path.name for path in folder.iterdir() if path.is_dir()} == PARTS
+
+
+def test_a_part_without_weights_is_null_in_the_result_and_named(sd):
+    before = parts_digest(find_source(sd))
+    without_checkers_weights(sd)
+    source = find_source(sd)
+    (note,) = absent_notes(source)
+    assert note == "safety_checker has no weights here: the compressed pipeline goes without"
+    (fetched,) = absent_notes(replace(source, name="owner/name"))
+    assert fetched == f"{note} (diffc fetch owner/name --whole)"
+    index = json.loads((saved(sd) / "model_index.json").read_text())
+    assert index["safety_checker"] == [None, None]  # what every library takes for no component
+    assert parts_digest(source)["components"] == {**before["components"], "safety_checker": None}
 
 
 def test_a_flat_repository_becomes_a_nested_one(tmp_path):
