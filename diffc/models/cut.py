@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -31,21 +32,24 @@ diffc reads too."""
 _OF_TRAINING = ("training", "gradient_checkpointing")  # states of a run, not of the model
 
 
-def skeleton(class_name: str, config: JsonObject, *, real_buffers: bool = False) -> nn.Module:
-    """Build a denoiser on the meta device: shapes without memory.
+def skeleton(
+    class_name: str, config: JsonObject, *, real_buffers: bool = False, kind: Any = None
+) -> nn.Module:
+    """Build a network of diffusers on the meta device: shapes without memory.
 
     Args:
-        class_name: The denoiser's class.
+        class_name: The network's class.
         config: Its config.
         real_buffers: True computes buffers on the CPU. Position embeddings are buffers that no file
             holds.
+        kind: The class itself; None: the one of that name, a family's or of diffusers' own list.
 
     Raises:
         InputError: The class refuses the config.
     """
     from accelerate import init_empty_weights
 
-    kind = network_class(class_name)
+    kind = network_class(class_name) if kind is None else kind
     empty = init_empty_weights(include_buffers=False) if real_buffers else torch.device("meta")
     try:
         with empty:

@@ -138,7 +138,7 @@ def load_component(part: Component, *, own: Own | None = None) -> nn.Module:
         state = fuse_state(part, state)  # by the names of the file, as LoRAs have them
     if is_diffusers_model(kind):
         entries = entries_of(state) if weights.is_pickled else weights.entries()
-        model = _diffusers_model(part, state, entries, own or _float32_copy)
+        model = _diffusers_model(part, kind, state, entries, own or _float32_copy)
     else:
         model = _transformers_model(part, kind, state)
     _check_finite(model, part.folder)
@@ -147,11 +147,12 @@ def load_component(part: Component, *, own: Own | None = None) -> nn.Module:
 
 def _diffusers_model(
     part: Component,
+    kind: Any,
     state: Mapping[str, torch.Tensor],
     entries: Mapping[str, TensorEntry],
     own: Own,
 ) -> nn.Module:
-    model = skeleton(part.class_name, part.config, real_buffers=True)
+    model = skeleton(part.class_name, part.config, real_buffers=True, kind=kind)
     check_diffusers_tensors(part, model, entries)
     tensors = with_current_names(model, state)
     values = {name: own(tensors[name]) for name in model.state_dict()}

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers.pipelines.stable_diffusion import StableUnCLIPImageNormalizer
 from safetensors.torch import load_file, save_file
 from support import tiny_text
 from support.pipelines import edit_json, other_parts, save_ddpm, save_sd
@@ -17,7 +18,7 @@ from support.runs import options_of, refusal
 
 import diffc
 from diffc.errors import InputError
-from diffc.models.load import load_denoiser
+from diffc.models.load import load_component, load_denoiser
 from diffc.models.other_parts import absent_notes, check_parts, parts_digest
 from diffc.models.save import save_compressed
 from diffc.models.source import find_source
@@ -133,6 +134,19 @@ def test_a_part_without_weights_is_null_in_the_result_and_named(sd):
     index = json.loads((saved(sd) / "model_index.json").read_text())
     assert index["safety_checker"] == [None, None]  # what every library takes for no component
     assert parts_digest(source)["components"] == {**before["components"], "safety_checker": None}
+
+
+def test_a_network_of_a_pipelines_own_class(sd):
+    """Stable unCLIP's normaliser: diffusers' kind of network, under the pipelines' library."""
+    normaliser = StableUnCLIPImageNormalizer(embedding_dim=4)
+    torch.nn.init.constant_(normaliser.mean, 2.0)
+    normaliser.save_pretrained(sd / "image_normalizer")
+    named = ["stable_diffusion", "StableUnCLIPImageNormalizer"]
+    edit_json(sd / "model_index.json", image_normalizer=named)
+    for folder in (sd, saved(sd)):
+        part = find_source(folder).find_component("image_normalizer")
+        assert load_component(part).mean.tolist() == [[2.0] * 4]
+    assert absent_notes(find_source(sd)) == []
 
 
 def test_a_flat_repository_becomes_a_nested_one(tmp_path):
