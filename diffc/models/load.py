@@ -39,11 +39,11 @@ from diffc.models.classes import (
 )
 from diffc.models.components import Component
 from diffc.models.cut import cut_skeleton, load_cut, pruning_of, remember_pruning, skeleton
-from diffc.models.files import TensorEntry, check_safetensors
+from diffc.models.files import TensorEntry
 from diffc.models.foreign import foreign_errors, quiet_libraries
 from diffc.models.loras.fusing import fuse_model, fuse_state
 from diffc.models.source import Source
-from diffc.models.states import entries_of, read_state
+from diffc.models.states import entries_of, read_entries, read_state
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -117,9 +117,8 @@ def meta_denoiser(source: Source) -> nn.Module:
     check_denoiser(source, dense)
     if not source.is_cut:
         return dense
-    shapes: dict[str, tuple[int, ...]] = {}
-    for path in source.weights:
-        shapes |= check_safetensors(path)
+    entries = read_entries(source.denoiser.need_weights()) if source.weights else {}
+    shapes = {name: entry.shape for name, entry in entries.items()}
     return cut_skeleton(source.class_name, source.config, shapes, pruning_of(source))
 
 

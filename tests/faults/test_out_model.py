@@ -18,7 +18,7 @@ from support.runs import options_of, refusal
 
 import diffc
 from diffc.errors import InputError
-from diffc.models.load import load_component, load_denoiser
+from diffc.models.load import load_component, load_denoiser, meta_denoiser
 from diffc.models.other_parts import absent_notes, check_parts, parts_digest
 from diffc.models.save import save_compressed
 from diffc.models.source import find_source
@@ -147,6 +147,19 @@ def test_a_network_of_a_pipelines_own_class(sd):
         part = find_source(folder).find_component("image_normalizer")
         assert load_component(part).mean.tolist() == [[2.0] * 4]
     assert absent_notes(find_source(sd)) == []
+
+
+def test_a_compressed_model_that_a_user_saved_as_a_pickle(tmp_path):
+    folder = saved(save_ddpm(tmp_path / "ddpm"))
+    path, before = folder / "unet" / WEIGHTS, load_denoiser(find_source(folder)).state_dict()
+    torch.save(load_file(path), path.with_suffix(".bin"))
+    path.unlink()
+    with pytest.raises(InputError, match="only pickled weights"):
+        find_source(folder)
+    source = find_source(folder, allow_pickle=True)
+    assert source.is_cut and meta_denoiser(source).state_dict().keys() == before.keys()
+    after = load_denoiser(source).state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
 
 
 def test_a_flat_repository_becomes_a_nested_one(tmp_path):
