@@ -235,6 +235,12 @@ def test_specs_fill_in_what_a_config_leaves_out(tiny):
     assert tiny.family.specs(sparse, 8) == tiny.family.specs(tiny.model.config, 8)
 
 
+def test_a_dits_classes_are_its_classs_own_where_the_config_leaves_them_out():
+    dit = family("DiTTransformer2DModel")
+    classes = dit.full_config({})["num_embeds_ada_norm"]
+    assert dit.class_count({}) == classes and dit.null_conditions({}) == {"class_labels": classes}
+
+
 @pytest.mark.parametrize("key", ["class_embed_type", "addition_embed_type"])
 def test_unknown_conditions_are_refused(key):
     _, config, _ = CASES["sd15"]
