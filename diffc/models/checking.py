@@ -109,7 +109,8 @@ def check_component(part: Component, model: nn.Module | None = None) -> list[str
     weights = part.need_weights()
     kind, entries = component_class(part), read_entries(weights)
     if is_diffusers_model(kind):
-        model = model if model is not None else skeleton(part.class_name, part.config)
+        if model is None:
+            model = skeleton(part.class_name, part.config, kind=kind)
         notes = check_diffusers_tensors(part, model, entries)
     elif is_transformers_model(kind):
         notes = _check_transformers(part, kind, entries)

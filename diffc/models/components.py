@@ -92,8 +92,14 @@ class Component:
 
     @property
     def stems(self) -> tuple[str, ...]:
-        """The names, without suffixes, that the component's library gives to its weight files."""
+        """The names, without suffixes, that the component's library gives to its weight files.
+
+        A pipeline's own classes, such as a safety checker or an image normaliser, are of either
+        library; the one that wrote the config wrote the weights.
+        """
         is_diffusers = self.library == "diffusers" or self.class_name in family_names()
+        if self.library not in ("diffusers", "transformers"):
+            is_diffusers = is_diffusers or "_diffusers_version" in self.config
         return DIFFUSERS_STEMS if is_diffusers else TRANSFORMERS_STEMS
 
     @property

@@ -12,17 +12,19 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
 from diffc.errors import InputError
 from diffc.models.branches import remove_branches, removed_branches
 from diffc.models.classes import network_class
 from diffc.models.families import family
+from diffc.models.layout import PICKLED, SAFE, WeightFiles
 from diffc.models.sizes import follow_shapes, replace_tensor
 from diffc.models.source import PRUNING_FILE, PRUNING_KEY, Source, read_json
+from diffc.models.states import read_state
 from diffc_runtime.json_types import JsonDict, JsonObject
 
 FORMATS = (1, 2)
@@ -31,21 +33,24 @@ diffc reads too."""
 _OF_TRAINING = ("training", "gradient_checkpointing")  # states of a run, not of the model
 
 
-def skeleton(class_name: str, config: JsonObject, *, real_buffers: bool = False) -> nn.Module:
-    """Build a denoiser on the meta device: shapes without memory.
+def skeleton(
+    class_name: str, config: JsonObject, *, real_buffers: bool = False, kind: Any = None
+) -> nn.Module:
+    """Build a network of diffusers on the meta device: shapes without memory.
 
     Args:
-        class_name: The denoiser's class.
+        class_name: The network's class.
         config: Its config.
         real_buffers: True computes buffers on the CPU. Position embeddings are buffers that no file
             holds.
+        kind: The class itself; None: the one of that name, a family's or of diffusers' own list.
 
     Raises:
         InputError: The class refuses the config.
     """
     from accelerate import init_empty_weights
 
-    kind = network_class(class_name)
+    kind = network_class(class_name) if kind is None else kind
     empty = init_empty_weights(include_buffers=False) if real_buffers else torch.device("meta")
     try:
         with empty:
@@ -183,12 +188,11 @@ def load_cut(
     Args:
         class_name: The denoiser's class.
         config: The dense config.
-        weights: The safetensors files.
+        weights: The safetensors files, or the pickles where these may be read.
         pruning: The content of pruning.json.
     """
-    state: dict[str, torch.Tensor] = {}
-    for path in weights:
-        state |= load_file(path)
+    is_safe = all(path.suffix == f".{SAFE}" for path in weights)
+    state = read_state(WeightFiles(weights, "", SAFE if is_safe else PICKLED))
     shapes = {name: tuple(value.shape) for name, value in state.items()}
     model = cut_skeleton(class_name, config, shapes, pruning, real_buffers=True)
     model.load_state_dict(state, strict=True, assign=True)

@@ -172,7 +172,8 @@ def _refuse_other_content(path: Path, start: bytes) -> None:
             f"{path} is a web page, not the file itself",
             hint="the download got a login or an error page: download the file again",
         )
-    if path.suffix == ".safetensors" and start.startswith(_PICKLES):
+    # a safetensors header of 640 bytes, say, begins like a pickle: by its length, then by a brace
+    if path.suffix == ".safetensors" and start.startswith(_PICKLES) and start[8:9] != b"{":
         raise InputError(
             f"{path} is a pickle under the name of a safetensors file",
             hint="convert it to safetensors, or rename it to .bin and pass --allow-pickle",

@@ -1,16 +1,16 @@
 """Downloads the files of a hub id that a run uses, and no others, into a folder.
 
 The index comes first and names the components. For each used component one set of weights is
-fetched: the plain safetensors, else a variant, else (if allowed) pickles. A published repository
-also holds other variants and single-file checkpoints, often several times as large.
+fetched, the one that is read (layout.py): the plain safetensors, else a variant, else (if allowed)
+pickles. A published repository also holds other variants and single-file checkpoints, often several
+times as large.
 """
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,12 @@ from diffc.models.components import (
     Component,
     pipeline_components,
 )
-from diffc.models.families import denoiser_folders
+from diffc.models.families import denoiser_folders, family, is_own
 from diffc.models.files import nearest_folder, read_json
-from diffc.models.layout import PICKLED, SAFE
+from diffc.models.layout import PICKLED, SAFE, weight_files
 
 _ROOT = ("*.json", "LICENSE*")
 _SMALL = ("*.json", "*.txt", "*.model")  # configs, and the vocabularies of tokenizers
-_VARIANTS = ("", "fp32", "fp16", "bf16", "*")
 
 
 @dataclass(frozen=True)
@@ -121,34 +120,45 @@ def _fetch_configs(model: str, allow_pickle: bool) -> tuple[Path, list[str]]:
 
 
 def _choose_weights(model: str, lacking: Sequence[Component], allow_pickle: bool) -> list[HubFile]:
-    """One set of weights of each component, the first of the order at the top.
+    """One set of weights of each component: the one that is read where all of them are there.
 
     Raises:
         InputError: A component has pickles alone, and they are not allowed.
     """
-    every = {
-        part.name: [(kind, _names(part, kind, v)) for kind in (SAFE, PICKLED) for v in _VARIANTS]
+    patterns = [
+        f"{_place(part)}{stem}*.{kind}"
         for part in lacking
-    }
-    patterns = [name for sets in every.values() for _, names in sets for name in names]
+        for stem in part.stems
+        for kind in (SAFE, PICKLED)
+    ]
     listed = {file.filename: file for file in _call_hub(model, patterns, dry_run=True)}
     chosen: list[HubFile] = []
-    for sets in every.values():
-        kind, names = next(
-            ((kind, there) for kind, names in sets if (there := _matching(listed, names))),
-            (SAFE, []),
-        )
-        if kind == PICKLED and not allow_pickle:
+    for part in lacking:
+        place = _place(part)
+        inside = [name.removeprefix(place) for name in listed if name.startswith(place)]
+        own = [name for name in inside if "/" not in name]  # a pattern's * is of slashes too
+        weights = weight_files(part.folder, part.stems, need=False, listed=own)
+        if weights is None:
+            continue
+        names = [f"{place}{path.name}" for path in weights.paths]
+        if weights.is_pickled and not allow_pickle:
             raise InputError(
                 f"{model} has only pickled weights ({names[0]}), which can run code when read",
                 hint="pass --allow-pickle if you trust their origin",
             )
-        chosen += [HubFile(name, listed[name].file_size, listed[name].is_cached) for name in names]
+        files = [listed[name] for name in names if name in listed]
+        chosen += [HubFile(one.filename, one.file_size, one.is_cached) for one in files]
     return chosen
 
 
-def _matching(listed: Iterable[str], patterns: Sequence[str]) -> list[str]:
-    return sorted(name for name in listed if any(fnmatchcase(name, p) for p in patterns))
+def _is_denoiser(part: Component) -> bool:
+    """Return True for a further denoiser: without Wan 2.2's ``transformer_2`` no pipeline runs."""
+    return is_own(part.class_name) and family(part.class_name).is_denoiser
+
+
+def _place(part: Component) -> str:
+    """Return the folder of a component in the repository, with a slash; empty for a flat one."""
+    return f"{part.name}/" if part.name and not part.is_flat else ""
 
 
 def _parts(folder: Path, allow_pickle: bool) -> Sequence[Component]:
@@ -163,16 +173,17 @@ def _lacking(folder: Path, allow_pickle: bool, whole: bool) -> list[Component]:
     """Return the components whose weights a run uses and that are not downloaded yet."""
     parts = _parts(folder, allow_pickle)
     names = ("", *denoiser_folders(), *VAE_NAMES)
-    used = [part for part in parts if part.name in names or part.is_text_encoder or whole]
-    return [part for part in used if part.is_network and part.exists and part.weights is None]
+    used = [
+        part
+        for part in parts
+        if part.name in names or part.is_text_encoder or _is_denoiser(part) or whole
+    ]
+    return [part for part in used if part.is_network and part.exists and not _is_here(part)]
 
 
-def _names(part: Component, kind: str, variant: str) -> list[str]:
-    """Return the file patterns of one set of weights of a component."""
-    place = f"{part.name}/" if part.name and not part.is_flat else ""
-    dot = f".{variant}" if variant else ""
-    shards = [f"{dot}-*-of-*", *([f"-*-of-*{dot}"] if dot else [])]
-    return [f"{place}{stem}{end}.{kind}" for stem in part.stems for end in (dot, *shards)]
+def _is_here(part: Component) -> bool:
+    """Return True if weights that may be read are downloaded; another program may have pickles."""
+    return part.weights is not None and (part.allow_pickle or not part.weights.is_pickled)
 
 
 def _download(model: str, patterns: Sequence[str]) -> Path:

@@ -13,7 +13,7 @@ One variant is used for each component: the plain one, else the most exact that 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -94,20 +94,27 @@ class _WeightSet:
     index: Path | None = None
 
 
-def weight_files(folder: Path, stems: Sequence[str], *, need: bool = True) -> WeightFiles | None:
+def weight_files(
+    folder: Path, stems: Sequence[str], *, need: bool = True, listed: Iterable[str] = ()
+) -> WeightFiles | None:
     """Return the weights in ``folder``: safetensors before pickles, the best variant first.
 
     Args:
         folder: The component's folder.
         stems: The names, without suffixes, that the library gives to its weight files.
         need: False ignores incomplete sets: planning works from configs alone.
+        listed: The names of further files that a download would bring; indices are read from the
+            folder.
 
     Raises:
         InputError: An index names a file that is missing.
     """
-    sets = _collect_sets(folder, stems)
+    # the hub's cache is of links, whose files another program may have removed
+    here = [path.name for path in folder.iterdir() if path.exists()] if folder.is_dir() else []
+    names = {*here, *listed}
+    sets = _collect_sets(folder, names, stems)
     for kind, variant in sorted(sets, key=_rank):
-        files = _whole_set(folder, sets[kind, variant], need)
+        files = _whole_set(folder, names, sets[kind, variant], need)
         if files:
             return WeightFiles(files, variant, kind, _index_of(sets[kind, variant], files))
     return None
@@ -125,15 +132,17 @@ def is_weight_file(path: Path) -> bool:
     return path.suffix in _OF_WEIGHTS or _INDEX.fullmatch(path.name) is not None
 
 
-def _collect_sets(folder: Path, stems: Sequence[str]) -> Mapping[tuple[str, str], _WeightSet]:
+def _collect_sets(
+    folder: Path, names: Iterable[str], stems: Sequence[str]
+) -> Mapping[tuple[str, str], _WeightSet]:
     sets: dict[tuple[str, str], _WeightSet] = {}
-    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+    for path in (folder / name for name in sorted(names)):
         index, weights = _INDEX.fullmatch(path.name), _WEIGHTS.fullmatch(path.name)
         match = index or weights
         if match is None or match["stem"] not in stems:
             continue
-        names = ("before", "between", "after") if index else ("before", "after")
-        variant = next((match[name] for name in names if match[name]), "")
+        places = ("before", "between", "after") if index else ("before", "after")
+        variant = next((match[place] for place in places if match[place]), "")
         entry = sets.setdefault((match["kind"], variant), _WeightSet())
         if index:
             entry.index = path
@@ -151,10 +160,12 @@ def _rank(key: tuple[str, str]) -> tuple[bool, bool, int, str]:
     return kind == PICKLED, variant == _LAST, place, variant
 
 
-def _whole_set(folder: Path, entry: _WeightSet, need: bool) -> tuple[Path, ...]:
+def _whole_set(
+    folder: Path, names: Collection[str], entry: _WeightSet, need: bool
+) -> tuple[Path, ...]:
     if entry.index is not None:
         shards = _shards(entry.index)
-        missing = [path.name for path in shards if not path.exists()]
+        missing = [path.name for path in shards if path.name not in names]
         if shards and not missing:
             return shards
         if missing and need:

@@ -39,11 +39,11 @@ from diffc.models.classes import (
 )
 from diffc.models.components import Component
 from diffc.models.cut import cut_skeleton, load_cut, pruning_of, remember_pruning, skeleton
-from diffc.models.files import TensorEntry, check_safetensors
+from diffc.models.files import TensorEntry
 from diffc.models.foreign import foreign_errors, quiet_libraries
 from diffc.models.loras.fusing import fuse_model, fuse_state
 from diffc.models.source import Source
-from diffc.models.states import entries_of, read_state
+from diffc.models.states import entries_of, read_entries, read_state
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -124,9 +124,8 @@ def meta_denoiser(source: Source) -> nn.Module:
     check_denoiser(source, dense)
     if not source.is_cut:
         return dense
-    shapes: dict[str, tuple[int, ...]] = {}
-    for path in source.weights:
-        shapes |= check_safetensors(path)
+    entries = read_entries(source.denoiser.need_weights()) if source.weights else {}
+    shapes = {name: entry.shape for name, entry in entries.items()}
     return cut_skeleton(source.class_name, source.config, shapes, pruning_of(source))
 
 
@@ -145,7 +144,7 @@ def load_component(part: Component, *, own: Own | None = None) -> nn.Module:
         state = fuse_state(part, state)  # by the names of the file, as LoRAs have them
     if is_diffusers_model(kind):
         entries = entries_of(state) if weights.is_pickled else weights.entries()
-        model = _diffusers_model(part, state, entries, own or _float32_copy)
+        model = _diffusers_model(part, kind, state, entries, own or _float32_copy)
     else:
         model = _transformers_model(part, kind, state, own)
     _check_finite(model, part.folder)
@@ -154,11 +153,12 @@ def load_component(part: Component, *, own: Own | None = None) -> nn.Module:
 
 def _diffusers_model(
     part: Component,
+    kind: Any,
     state: Mapping[str, torch.Tensor],
     entries: Mapping[str, TensorEntry],
     own: Own,
 ) -> nn.Module:
-    model = skeleton(part.class_name, part.config, real_buffers=True)
+    model = skeleton(part.class_name, part.config, real_buffers=True, kind=kind)
     check_diffusers_tensors(part, model, entries)
     tensors = with_current_names(model, state)
     values = {name: own(tensors[name]) for name in model.state_dict()}

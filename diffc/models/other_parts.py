@@ -10,7 +10,7 @@ from pathlib import Path
 
 from diffc.errors import InputError
 from diffc.models.components import INDEX, VAE_NAMES, Component
-from diffc.models.source import Source
+from diffc.models.source import Source, is_hub_id
 from diffc_runtime.files import files_digest
 from diffc_runtime.json_types import JsonDict
 
@@ -42,8 +42,29 @@ def parts_digest(source: Source) -> JsonDict:
     return {
         "index": dict(source.index),
         "texts": files_digest(text_files(source)) if source.is_pipeline else None,
-        "components": {part.name: part.digest for part in other_parts(source)},
+        "components": {
+            part.name: part.digest if is_whole(part) else None for part in other_parts(source)
+        },
     }
+
+
+def is_whole(part: Component) -> bool:
+    """Return True if a component can be opened: its files are there, a network's weights too.
+
+    Of a hub id a run fetches every config, and the weights of what it uses: a safety checker's
+    folder then holds its config alone.
+    """
+    return part.exists and (not part.is_network or part.weights is not None)
+
+
+def absent_notes(source: Source) -> list[str]:
+    """Return a note about the components that the compressed pipeline goes without; [] for none."""
+    names = [part.name for part in other_parts(source) if part.exists and not is_whole(part)]
+    if not names:
+        return []
+    have = "has" if len(names) == 1 else "have"
+    note = f"{' and '.join(names)} {have} no weights here: the compressed pipeline goes without"
+    return [f"{note} (diffc fetch {source.name} --whole)" if is_hub_id(source.name) else note]
 
 
 def uncompressed_notes(source: Source) -> list[str]:

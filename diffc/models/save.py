@@ -29,7 +29,7 @@ from diffc.models.families import family, flow_keys
 from diffc.models.files import tensor_entries
 from diffc.models.layout import DIFFUSERS_STEMS, WeightFiles
 from diffc.models.loras.fusing import fuse_state
-from diffc.models.other_parts import check_readable, other_parts, text_files
+from diffc.models.other_parts import check_readable, is_whole, other_parts, text_files
 from diffc.models.shallower import as_shallower
 from diffc.models.source import PRUNING_FILE, PRUNING_KEY, Source, read_json
 from diffc.models.states import read_state
@@ -106,12 +106,12 @@ def _copy_parts(source: Source, folder: Path, *, is_plain: bool) -> None:
     is_plain: whether the denoiser is an ordinary one of its class.
 
     The card is of the dense model and is called so: the compressed model's own is written with the
-    report. A component that the index names and that is not there becomes null: without that, no
-    library opens the folder.
+    report. A component that the index names and that is not there, or not with its weights, becomes
+    null: without that, no library opens the folder.
     """
     index = dict(source.index)
     for part in other_parts(source):
-        if part.exists:
+        if is_whole(part):
             _copy_component(part, folder / part.name)
         else:
             index[part.name] = [None, None]

@@ -142,11 +142,10 @@ def _networks(
 
 
 def _ranking_bytes(dense: int, recipe: Recipe, calls: int | None) -> int:
-    """Weights, and gradients with activations or with the products that come after them."""
+    """Weights, and gradients with activations where these are counted."""
     if recipe.prune.importance.method in WITHOUT_GRADIENTS:
         return WEIGHT_BYTES * dense
-    products = (RANKED_BYTES - WEIGHT_BYTES) * dense
-    return WEIGHT_BYTES * dense + max(products, calls or 0)
+    return max(RANKED_BYTES * dense, WEIGHT_BYTES * dense + (calls or 0))
 
 
 def check_memory(source: Source, recipe: Recipe, stop: str) -> None:

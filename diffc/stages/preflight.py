@@ -20,7 +20,7 @@ from diffc.follows import check_untouched
 from diffc.launch import check_launcher, fsdp_is_configured, is_launched, process_count
 from diffc.measure.quality.measuring import wanted_metrics
 from diffc.models.families import family
-from diffc.models.other_parts import check_parts, uncompressed_notes
+from diffc.models.other_parts import absent_notes, check_parts, uncompressed_notes
 from diffc.models.resolutions import check_resolution
 from diffc.models.source import Source
 from diffc.output import check_out, check_same_model, is_output
@@ -81,7 +81,8 @@ def quick_checks(source: Source, recipe: Recipe, stop: str) -> list[str]:
     check_data(source, recipe)
     _check_metrics(source, recipe)
     notes = [*_recipe_notes(source), *noise_checks(source, recipe), *uncompressed_notes(source)]
-    notes += [*decoder_notes(source), *masked_decoder_notes(source, recipe), *_uncut_notes(recipe)]
+    notes += [*absent_notes(source), *_uncut_notes(recipe)]
+    notes += [*decoder_notes(source), *masked_decoder_notes(source, recipe)]
     check_score(recipe.prune.importance.method)
     if stop in ("build", "bench"):
         check_targets(recipe.build)

@@ -136,6 +136,49 @@ def test_shards_are_fetched_with_their_index(hub):
     assert hub.weights == {*PLAIN[1:], *shards}
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        f"{STEM}-00001-of-00001.fp16.safetensors",  # as diffusers named a variant's shards before
+        f"{STEM}-00001-of-00001.safetensors",  # without an index nothing reads them
+        f"older/{STEM}.safetensors",
+    ],
+)
+def test_what_lies_beside_the_weights_that_are_read_stays_there(hub, name):
+    save_repo(hub.repo, [*PLAIN, f"unet/{name}"])
+    find_source("owner/name")
+    assert hub.weights == set(PLAIN)
+
+
+def test_shards_of_another_variant_stay_there(hub):
+    shards = [f"unet/{STEM}-0000{i}-of-00002.safetensors" for i in (1, 2)]
+    others = [name.replace(".safe", ".fp16.safe") for name in shards]
+    save_repo(hub.repo, [*PLAIN[1:], *shards, *others])
+    find_source("owner/name")
+    assert hub.weights == {*PLAIN[1:], *shards}
+
+
+def test_of_unknown_variants_the_one_that_is_read(hub):
+    ema, other = (f"unet/{STEM}.{variant}.safetensors" for variant in ("ema", "non_ema"))
+    save_repo(hub.repo, [*PLAIN[1:], ema, other])
+    assert [path.name for path in find_source("owner/name").weights] == [Path(ema).name]
+    assert hub.weights == {*PLAIN[1:], ema}
+
+
+def test_a_further_denoiser_is_fetched_too(hub):
+    """Without Wan 2.2's second transformer the compressed pipeline could not run."""
+    kind, names = "WanTransformer3DModel", ("transformer", "transformer_2")
+    index = {name: ["diffusers", kind] for name in names}
+    save(hub.repo / "model_index.json", {"_class_name": "WanPipeline", **index})
+    weights = [f"{name}/{STEM}.safetensors" for name in names]
+    for name in names:
+        save(hub.repo / name / "config.json", {"_class_name": kind})
+    for name in weights:
+        save(hub.repo / name)
+    find_source("owner/name")
+    assert hub.weights == set(weights)
+
+
 def test_a_flat_repository(hub):
     save_repo(hub.repo, [f"{STEM}.safetensors", f"{STEM}.bin"], flat=True)
     save(hub.repo / "scheduler_config.json", {"_class_name": "DDPMScheduler"})
@@ -159,6 +202,23 @@ def test_pickles_are_fetched_under_the_flag_alone(hub):
         f"{STEM}.bin"
     ]
     assert hub.weights == set(pickles)
+
+
+def test_pickles_that_another_program_fetched_are_no_reason_to_read_them(hub):
+    pickle = f"unet/{STEM}.bin"
+    save_repo(hub.repo, [*PLAIN, pickle])
+    save(hub.snapshot / pickle)
+    assert [path.suffix for path in find_source("owner/name").weights] == [".safetensors"]
+    assert hub.weights == {*PLAIN, pickle}
+
+
+def test_a_link_without_its_file_is_fetched_again(hub, tmp_path):
+    save_repo(hub.repo, PLAIN)
+    link = hub.snapshot / PLAIN[0]
+    link.parent.mkdir()
+    link.symlink_to(tmp_path / "removed")
+    assert find_source("owner/name").weights == (link,)
+    assert hub.weights == set(PLAIN)
 
 
 def test_safetensors_come_before_pickles_under_the_flag(hub):

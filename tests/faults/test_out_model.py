@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from diffusers.pipelines.stable_diffusion import StableUnCLIPImageNormalizer
 from safetensors.torch import load_file, save_file
 from support import tiny_text
 from support.pipelines import edit_json, other_parts, save_ddpm, save_sd
@@ -16,8 +18,8 @@ from support.runs import options_of, refusal
 
 import diffc
 from diffc.errors import InputError
-from diffc.models.load import load_denoiser
-from diffc.models.other_parts import check_parts
+from diffc.models.load import load_component, load_denoiser, meta_denoiser
+from diffc.models.other_parts import absent_notes, check_parts, parts_digest
 from diffc.models.save import save_compressed
 from diffc.models.source import find_source
 from diffc.output import default_out
@@ -98,8 +100,15 @@ def without_checker(folder):
     edit_json(folder / "model_index.json", safety_checker=["stable_diffusion", "StableDiffusionSafetyChecker"])  # noqa: E501  # fmt: skip
 
 
+def without_checkers_weights(folder):
+    """Its config is there: of a hub id, the weights of what no run uses are not fetched."""
+    without_checker(folder)
+    (folder / "safety_checker").mkdir()
+    (folder / "safety_checker" / "config.json").write_text('{"model_type": "clip"}')
+
+
 LAYOUTS = (plain, all_fp16, sharded, sharded_variant, two_variants, pickled_text_encoder,
-           without_checker)  # fmt: skip
+           without_checker, without_checkers_weights)  # fmt: skip
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.__name__)
@@ -112,6 +121,45 @@ def test_every_layout_ends_in_one_that_opens(sd, layout):
     assert all(torch.equal(state[name], value) for name, value in before.items() if name in state)
     assert not [name for name in files(folder) if "fp16" in name or name.endswith(".bin")]
     assert {path.name for path in folder.iterdir() if path.is_dir()} == PARTS
+
+
+def test_a_part_without_weights_is_null_in_the_result_and_named(sd):
+    before = parts_digest(find_source(sd))
+    without_checkers_weights(sd)
+    source = find_source(sd)
+    (note,) = absent_notes(source)
+    assert note == "safety_checker has no weights here: the compressed pipeline goes without"
+    (fetched,) = absent_notes(replace(source, name="owner/name"))
+    assert fetched == f"{note} (diffc fetch owner/name --whole)"
+    index = json.loads((saved(sd) / "model_index.json").read_text())
+    assert index["safety_checker"] == [None, None]  # what every library takes for no component
+    assert parts_digest(source)["components"] == {**before["components"], "safety_checker": None}
+
+
+def test_a_network_of_a_pipelines_own_class(sd):
+    """Stable unCLIP's normaliser: diffusers' kind of network, under the pipelines' library."""
+    normaliser = StableUnCLIPImageNormalizer(embedding_dim=4)
+    torch.nn.init.constant_(normaliser.mean, 2.0)
+    normaliser.save_pretrained(sd / "image_normalizer")
+    named = ["stable_diffusion", "StableUnCLIPImageNormalizer"]
+    edit_json(sd / "model_index.json", image_normalizer=named)
+    for folder in (sd, saved(sd)):
+        part = find_source(folder).find_component("image_normalizer")
+        assert load_component(part).mean.tolist() == [[2.0] * 4]
+    assert absent_notes(find_source(sd)) == []
+
+
+def test_a_compressed_model_that_a_user_saved_as_a_pickle(tmp_path):
+    folder = saved(save_ddpm(tmp_path / "ddpm"))
+    path, before = folder / "unet" / WEIGHTS, load_denoiser(find_source(folder)).state_dict()
+    torch.save(load_file(path), path.with_suffix(".bin"))
+    path.unlink()
+    with pytest.raises(InputError, match="only pickled weights"):
+        find_source(folder)
+    source = find_source(folder, allow_pickle=True)
+    assert source.is_cut and meta_denoiser(source).state_dict().keys() == before.keys()
+    after = load_denoiser(source).state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
 
 
 def test_a_flat_repository_becomes_a_nested_one(tmp_path):

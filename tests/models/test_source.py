@@ -46,6 +46,15 @@ def test_the_digest_is_of_content(model, tmp_path):
     assert find_source(copy).digest != find_source(model).digest
 
 
+@pytest.mark.parametrize("length", [640, 896, 1152])
+def test_a_header_whose_length_begins_like_a_pickle(tmp_path, length):
+    entry = {"x": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}
+    header = json.dumps(entry).encode().ljust(length)
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(length.to_bytes(8, "little") + header + bytes(4))
+    assert check_safetensors(path) == {"x": (1,)}
+
+
 def test_a_folder_that_is_no_model(tmp_path):
     with pytest.raises(InputError, match="is not a diffusers model"):
         find_source(tmp_path)

@@ -16,6 +16,7 @@ from support.timesteps import first_timesteps
 
 from diffc.calibration import in_files as activation_files
 from diffc.prune.depth.scores import with_branches
+from diffc.prune.importance import by_block as by_block_file
 from diffc.prune.importance import importance
 from diffc.prune.importance.base import RowLimit, Subject
 from diffc.prune.importance.by_block import measured_by_block
@@ -128,6 +129,20 @@ def test_one_block_at_a_time_has_gradients(tmp_path, monkeypatch):
     assert passes == [1, 0] * (len(passes) // 2) and passes
     assert "forward" not in vars(subject.denoiser.model.transformer_blocks[0])
     assert not list(tmp_path.glob("tmp*"))  # activations have no names
+
+
+def test_a_process_that_is_passes_ahead_changes_no_other_ones_sums(tmp_path, monkeypatch):
+    layer, sums = torch.nn.Linear(2, 2, bias=False), []
+    torch.nn.init.ones_(layer.weight)
+    layer.weight.grad = torch.ones(2, 2)
+    for rank in (0, 1):
+        monkeypatch.setattr(by_block_file, "process_share", lambda rank=rank: (rank, 2))
+        sums.append(by_block_file.GradientSums(layer, (), (), CPU, tmp_path))
+        sums[rank].add_up_elements()
+    for rank, is_first in ((0, True), (1, True), (1, False), (1, False), (0, False)):
+        sums[rank].begin(accumulate=not is_first)
+        sums[rank].take("weight", layer.weight)
+    assert [one.along("weight", 0, absolute=True).tolist() for one in sums] == [[4, 4], [6, 6]]
 
 
 def test_a_full_disk_is_an_error_and_with_room_the_run_goes_on(tmp_path, monkeypatch):

@@ -15,7 +15,9 @@ from diffc.errors import InputError
 from diffc.models.diffusion import process_from_scheduler
 from diffc.models.groups import Role
 from diffc.models.sizes import get_tensor
+from diffc.models.without_memory import LiveBytes
 from diffc.prune.importance import diff_pruning, importance, score_names
+from diffc.prune.importance import sums as channel_sums
 from diffc.prune.importance.diff_pruning import loss_curve, stratified
 from diffc.prune.importance.gradients import (
     backward,
@@ -64,6 +66,17 @@ def test_a_slices_sum_is_the_change_when_it_is_scaled_to_zero(subject):
         losses.append(float(batch_loss(moved, batch).detach()))
     slope = (losses[0] - losses[1]) / (2 * step)
     assert sums[0, channel] == pytest.approx(slope, rel=0.05, abs=2e-5)
+
+
+def test_products_take_the_memory_of_parts_of_tensors_alone(subject, monkeypatch):
+    monkeypatch.setattr(channel_sums, "PART", 1024)
+    backward(subject, draw_batch(subject, 300, 2, (0,)))
+    model, gradients = subject.denoiser.model, torch.nn.Module()
+    for number, value in enumerate(model.parameters()):
+        gradients.register_buffer(str(number), value.grad)
+    with LiveBytes([model, gradients]) as live:
+        assert len(list(slice_sums(subject))) == len(subject.groups)
+    assert 0 < live.peak < sum(4 * value.numel() for value in model.parameters()) / 2
 
 
 def _scaled(subject, group, channel, factor):

@@ -13,9 +13,11 @@ from safetensors.numpy import save_file
 from support.chains import chain, random_scores
 
 from diffc.errors import RequestError, UnavailableError
+from diffc.models.families.unet2d import UNet2D
 from diffc.models.source import find_source
 from diffc.prune.allocate import limits, total_loss, unranked_scores, walk
 from diffc.prune.by_latency import device as device_module
+from diffc.prune.by_latency import search
 from diffc.prune.by_latency import table as latency_table
 from diffc.prune.by_latency.device import LatencyDevice
 from diffc.prune.by_latency.layers import Layer
@@ -307,6 +309,21 @@ def test_a_plan_without_a_target_says_so(tiny_model, prune):
     recipe = resolve(family="UNet2DModel", flags={"prune": prune})
     with pytest.raises(RequestError, match="latency is not known from a config"):
         make_plan(find_source(tiny_model), recipe, None, {}, 16)
+
+
+def test_a_trial_engine_is_cut_by_the_units_of_the_plan(tiny_model, tmp_path, monkeypatch):
+    """Nothing is traced anew: with values, a large network's trace takes gigabytes."""
+    problem = problem_of(find_source(tiny_model), resolve(family="UNet2DModel"), None, 4)
+    networks = []
+    with monkeypatch.context() as patch:
+        patch.setattr(search, "export_denoiser", lambda model, *_, **__: networks.append(model))
+        patch.setattr(search, "lowered", lambda folder, precision: folder)
+        patch.setattr(search, "target", lambda name: SimpleNamespace(build=lambda *_: iter(())))
+        patch.delattr(UNet2D, "candidate_groups")
+        trials = search.EngineTrials(problem, LatencyDevice("ort-cpu"), tmp_path)
+        drain(trials.build(problem.least, "compressed"))
+    (network,) = networks
+    assert sum(p.numel() for p in network.parameters()) == problem.costs.params(problem.least)
 
 
 def test_a_bench_that_cannot_run_says_so(monkeypatch):

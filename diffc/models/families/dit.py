@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from diffc.models.branches import Branch
 
+_CLASSES = 1000  # diffusers' own number, where the config leaves it out
+
 
 class DiT(Family):
     """The family of class-conditional diffusion transformers; see ``base.Family``.
@@ -77,11 +79,11 @@ class DiT(Family):
 
     def class_count(self, config: JsonObject) -> int | None:
         """Return the number of classes, without the null class."""
-        return int(config.get("num_embeds_ada_norm") or 0) or None
+        return int(config.get("num_embeds_ada_norm", _CLASSES) or 0) or None
 
     def null_conditions(self, config: JsonObject) -> dict[str, int]:
         """Return the label for "no class": the one after the last class."""
-        return {LABELS.name: int(config["num_embeds_ada_norm"])}
+        return {LABELS.name: int(config.get("num_embeds_ada_norm", _CLASSES))}
 
 
 FAMILY = DiT()

@@ -125,12 +125,12 @@ class UNet2DCondition(Family):
     def prompt_plan(self, texts: PipelineTexts) -> PromptPlan | None:
         """Stable Diffusion's one CLIP; SDXL's two, whose last hidden states but one are joined."""
         uses = {name: texts.clip(name, f"tokenizer{_number(name)}") for name in texts.encoders}
-        if "text_embeds" in texts.takes:
-            return _xl_plan(texts, uses)
-        if list(uses) != ["text_encoder"]:
-            return None
         width = texts.config.get("time_cond_proj_dim")
         taken = GuidanceInput("timestep_cond", "sinusoids", width=width) if width else None
+        if "text_embeds" in texts.takes:
+            return _xl_plan(texts, uses, taken)
+        if list(uses) != ["text_encoder"]:
+            return None
         hidden = [[Piece("text_encoder", "last")]]
         return PromptPlan(uses, {"encoder_hidden_states": hidden}, guidance=taken)
 
@@ -206,7 +206,9 @@ def _number(name: str) -> str:
     return name.removeprefix("text_encoder")
 
 
-def _xl_plan(texts: PipelineTexts, uses: Mapping[str, EncoderUse]) -> PromptPlan | None:
+def _xl_plan(
+    texts: PipelineTexts, uses: Mapping[str, EncoderUse], taken: GuidanceInput | None
+) -> PromptPlan | None:
     if "text_encoder_2" not in uses:
         return None
     zeros = bool(texts.index.get("force_zeros_for_empty_prompt", True))
@@ -217,6 +219,7 @@ def _xl_plan(texts: PipelineTexts, uses: Mapping[str, EncoderUse]) -> PromptPlan
             "text_embeds": [[Piece("text_encoder_2", "pooled")]],
         },
         negative="zeros" if zeros else "empty",
+        guidance=taken,
     )
 
 

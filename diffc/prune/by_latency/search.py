@@ -47,7 +47,6 @@ from diffc.measure.inputs import example_inputs
 from diffc.measure.latency import LatencyOptions, interleaved
 from diffc.models.branches import Unit, covering
 from diffc.models.families import family
-from diffc.models.families.examples import example_inputs as torch_inputs
 from diffc.models.families.examples import meta_inputs
 from diffc.models.load import load_denoiser, meta_denoiser
 from diffc.models.onnx_export import export_denoiser
@@ -291,13 +290,7 @@ class EngineTrials:
         """
         yield Progress(0, None, f"building the {name} engine")
         problem, folder = self.problem, self.scratch / name
-        known = family(problem.source.class_name)
-        specs = problem.specs
-        model = _network(problem.source)
-        units: list[Unit] = [
-            *known.groups(model, torch_inputs(specs, problem.source.config)),
-            *problem.costs.branches,
-        ]
+        model, units = _network(problem.source), problem.costs.units
         scores = _scores(problem, units)
         plans = unit_plans(units, scores, widths, problem.bounds.step.tolist())
         kept = {plan.name: np.array(plan.keep) for plan in plans if plan.kept < plan.size}
@@ -306,8 +299,8 @@ class EngineTrials:
         facts = {"macs": problem.costs.macs(widths)}
         export_denoiser(
             model,
-            known,
-            specs,
+            family(problem.source.class_name),
+            problem.specs,
             folder / "onnx",
             opset=export.opset,
             simplify=export.simplify,

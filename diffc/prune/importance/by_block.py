@@ -135,8 +135,12 @@ class GradientSums:
         return [name for name in self.parameter_names if not name.startswith(prefixes)]
 
     def add_up_elements(self) -> None:
-        """From now on add gradients up element by element, in files."""
-        self._elements = _GradientFiles(self._folder)
+        """From now on add gradients up element by element, in files.
+
+        Processes of a launch share the folder, and one may be a pass ahead of another.
+        """
+        rank = process_share()[0]
+        self._elements = _GradientFiles(self._folder / f"rank{rank}" if rank else self._folder)
 
     def begin(self, *, accumulate: bool) -> None:
         """Begin a pass; without ``accumulate`` what earlier ones gave is forgotten."""
@@ -236,7 +240,7 @@ class _GradientFiles:
 
     def _file(self, number: int, name: str) -> Path:
         folder = self._folder / f"gradients-{number % 2}"
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         return folder / f"{name}.safetensors"
 
 

@@ -18,7 +18,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from diffc.data.batches import halve_batch, out_of_memory_error
 from diffc.data.precision import device_of
@@ -28,7 +28,7 @@ from diffc.errors import InputError
 from diffc.models.groups import Group, Role, Slice
 from diffc.models.sizes import get_tensor
 from diffc.prune.importance.base import Subject
-from diffc.prune.importance.sums import channel_sums
+from diffc.prune.importance.sums import channel_sums, finite_sums
 from diffc_runtime.machine.out_of_memory import is_out_of_memory
 
 Batch = tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]  # clean, noise, t, conditions
@@ -183,42 +183,53 @@ def slice_sums(
     subject: Subject, *, absolute: bool = False
 ) -> Iterable[tuple[Group, NDArray[np.float64]]]:
     """For each group (S, C): w dL/dw summed over each slice of each channel."""
-    products: dict[str, Tensor] = {}
     along: dict[tuple[str, int], NDArray[np.float64]] = {}
     for group in subject.groups:
-        rows = []
         for piece in group.slices:
             place = piece.tensor, piece.dim
-            if place not in along and subject.by_block is not None:
-                along[place] = subject.by_block.along(*place, absolute=absolute)
-            elif place not in along:
-                if piece.tensor not in products:
-                    value = _product(subject.denoiser.model, piece.tensor)
-                    products[piece.tensor] = value.abs() if absolute else value
-                along[place] = _sums(products[piece.tensor], piece.dim)
-            rows.append(of_slice(along[place], piece))
+            if place not in along:
+                along[place] = _product_sums(subject, *place, absolute=absolute)
+        rows = [of_slice(along[piece.tensor, piece.dim], piece) for piece in group.slices]
         yield group, np.stack(rows)
 
 
-def _product(model: nn.Module, name: str) -> Tensor:
-    value = get_tensor(model, name)
+def _product_sums(subject: Subject, name: str, dim: int, *, absolute: bool) -> NDArray[np.float64]:
+    """w dL/dw of a tensor, summed over everything but one dimension.
+
+    The products are worked a part at a time: those of a whole network would take as much memory as
+    its weights.
+    """
+    if subject.by_block is not None:
+        return subject.by_block.along(name, dim, absolute=absolute)
+    value = get_tensor(subject.denoiser.model, name)
     if value.grad is None:
-        return torch.zeros_like(value)
-    product = value.detach() * value.grad
-    if not torch.isfinite(local(product)).all():
-        raise InputError(f"the gradients of {name} are not finite; importance cannot be ranked")
-    return product
+        return np.zeros(value.shape[dim])
+    weight, gradient = value.detach(), value.grad
+
+    def products(part: slice) -> Tensor:
+        product = weight[part] * gradient[part]
+        return product.abs() if absolute else product
+
+    if local(weight) is weight:
+        return finite_sums(channel_sums(products, weight.shape, dim), name)
+    product = weight * gradient
+    return finite_sums(_sharded_sums(product.abs() if absolute else product, dim), name)
 
 
 def _sums(value: Tensor, dim: int) -> NDArray[np.float64]:
     """Sum a tensor over everything but one dimension."""
     if local(value) is value:
         sums = channel_sums(lambda part: value[part], value.shape, dim)
-    else:  # sharded by its rows
-        others = [d for d in range(value.ndim) if d != dim]
-        sums = whole(value.double().sum(dim=others) if others else value.double())
+    else:
+        sums = _sharded_sums(value, dim)
     along: NDArray[np.float64] = sums.cpu().numpy()
     return along
+
+
+def _sharded_sums(value: Tensor, dim: int) -> Tensor:
+    """The same of a tensor that is sharded by its rows."""
+    others = [d for d in range(value.ndim) if d != dim]
+    return whole(value.double().sum(dim=others) if others else value.double())
 
 
 def by_channel(value: Tensor, piece: Slice) -> NDArray[np.float64]:

@@ -16,10 +16,10 @@ result the rounding."""
 NOT_IN_KEYS = ("checkpoint_every", "trackers", *OF_MEMORY)
 """Options that do not change a run's result: another value of them trains nothing anew."""
 
-TRAINED_BYTES, LEARNT_BYTES, RANKED_BYTES, WEIGHT_BYTES, GRADIENT_BYTES = 20, 16, 12, 4, 4
+TRAINED_BYTES, LEARNT_BYTES, RANKED_BYTES, WEIGHT_BYTES, GRADIENT_BYTES = 20, 16, 8, 4, 4
 """Of a parameter in float32: weight, gradient, AdamW's two moments and the moving average of a
-student; the same without the average; weight, gradient and their product of a network whose
-importance is measured; a weight alone; a gradient alone."""
+student; the same without the average; weight and gradient of a network whose importance is
+measured; a weight alone; a gradient alone."""
 
 
 class LowRankSection(RecipeSection):

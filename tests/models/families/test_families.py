@@ -20,11 +20,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from diffc.errors import InputError
 from diffc.models.cut import load_cut, read_pruning, skeleton, write_pruning
 from diffc.models.families import family
+from diffc.models.families.base import PipelineTexts
 from diffc.models.families.examples import meta_inputs
 from diffc.models.groups import Role
 from diffc.models.source import PRUNING_FILE
 from diffc.prune.cost import cost_model
 from diffc.prune.surgery import cut
+from diffc_runtime.prompt_plan import GuidanceInput
 
 TOLERANCE = 1e-5
 
@@ -233,11 +235,26 @@ def test_specs_fill_in_what_a_config_leaves_out(tiny):
     assert tiny.family.specs(sparse, 8) == tiny.family.specs(tiny.model.config, 8)
 
 
+def test_a_dits_classes_are_its_classs_own_where_the_config_leaves_them_out():
+    dit = family("DiTTransformer2DModel")
+    classes = dit.full_config({})["num_embeds_ada_norm"]
+    assert dit.class_count({}) == classes and dit.null_conditions({}) == {"class_labels": classes}
+
+
 @pytest.mark.parametrize("key", ["class_embed_type", "addition_embed_type"])
 def test_unknown_conditions_are_refused(key):
     _, config, _ = CASES["sd15"]
     with pytest.raises(InputError, match=f"{key} 'image'"):
         family("UNet2DConditionModel").specs({**config, "in_channels": 4, key: "image"})
+
+
+@pytest.mark.parametrize("encoders", [("text_encoder",), ("text_encoder", "text_encoder_2")])
+def test_a_consistency_model_takes_the_scale_of_guidance_itself(encoders):
+    added = ("text_embeds", "time_ids") if len(encoders) > 1 else ()
+    takes = ("encoder_hidden_states", "timestep_cond", *added)
+    texts = PipelineTexts({"time_cond_proj_dim": 256}, encoders, {}, {}, 77, takes, {})
+    plan = family("UNet2DConditionModel").prompt_plan(texts)
+    assert plan.guidance == GuidanceInput("timestep_cond", "sinusoids", width=256)
 
 
 def test_flux_single_block_columns_do_not_overlap():
