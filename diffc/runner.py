@@ -311,6 +311,8 @@ class StageRunner:
         with stage_lock(work):
             if self.fresh:
                 shutil.rmtree(work, ignore_errors=True)
+            elif (self._folder(stage) / RECORD).exists() and (done := self._reuse(stage)):
+                return done  # another process has done it since this one looked
             folder = StageFolder(work / "out", work / "scratch", self.out / LOGS)
             clear_folder(folder.out)
             folder.out.mkdir(parents=True)

@@ -11,6 +11,7 @@ import sys
 import textwrap
 import time
 import weakref
+from contextlib import contextmanager
 
 import pytest
 from support.disks import file_system
@@ -270,6 +271,22 @@ def test_a_killed_attempt_counts_where_it_left_something(tmp_path, monkeypatch, 
     assert (StageClock(path, scratch).seconds >= 0.2) is counts
     path.write_text("nan")
     assert StageClock(path, scratch).seconds < 0.2
+
+
+def test_what_another_process_has_done_meanwhile_is_taken(tmp_path, monkeypatch):
+    calls: list[str] = []
+    real = module.stage_lock
+
+    @contextmanager
+    def late(work):
+        monkeypatch.setattr(module, "stage_lock", real)
+        do(StageRunner(tmp_path / "other", tmp_path / "cache"), make_stage(calls))
+        with real(work):
+            yield
+
+    monkeypatch.setattr(module, "stage_lock", late)
+    done = do(StageRunner(tmp_path / "out", tmp_path / "cache"), make_stage(calls))
+    assert calls == ["x"] and done.cached
 
 
 def test_two_runs_of_one_key_do_not_mix(tmp_path):
