@@ -18,7 +18,8 @@ from diffc.measure.frontier.standing import difference
 from diffc.measure.quality.ssim import METRIC as SSIM_METRIC
 from diffc.output import is_output
 from diffc.runner import StageEvent, StageRunner
-from diffc.stages.order import Request, run
+from diffc.stages.order import run
+from diffc.stages.request import Request
 from diffc.trials.blocks import Block, Meter, Ready, prepare
 from diffc.trials.contest import Contest, Entry, Values
 from diffc.trials.distances import METRIC, times_dense

@@ -19,8 +19,9 @@ from diffc.recipe import Recipe
 from diffc.runner import StageEvent, StageRunner
 from diffc.stage_inputs import FileInput
 from diffc.stages.build import engine_stages
-from diffc.stages.order import Request, compress, export
+from diffc.stages.order import compress, export
 from diffc.stages.precision_auto import engine_input
+from diffc.stages.request import Request
 from diffc.trials.results import TrialRecord
 from diffc.trials.space import Choice
 from diffc_export.cache import cache_folder
