@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from diffc.durations import keep_seconds
 from diffc.errors import CheckFailed, InputError
 from diffc.follows import check_onnx, still_follows
 from diffc.launch import is_launched, process_rank
+from diffc.locks import out_lock
 from diffc.models.loras.files import DENOISER, with_loras
 from diffc.models.shipped import is_shipped
 from diffc.models.source import Source
@@ -79,10 +81,21 @@ def run(request: Request) -> RunWork:
     """Run the chain up to ``request.stop``; returns the report, which is also in OUT.
 
     Raises CheckFailed, after the report is written, when an engine fails parity; InputError for a
-    disk that takes or gives no more.
+    disk that takes or gives no more; RequestError where another diffc works in OUT.
     """
-    with disk_errors(request.out, cache_folder()):
+    with _alone_in(request.out):
         return (yield from _run(request))
+
+
+@contextmanager
+def _alone_in(out: Path) -> Iterator[None]:
+    """Check OUT's place and the cache's, and keep other runs out; a launch is one run."""
+    cache = cache_folder()
+    with disk_errors(out, cache):
+        check_place(out, "--out")
+        check_place(cache, "DIFFC_CACHE")
+        with out_lock(out, cache) if process_rank() == 0 else nullcontext():
+            yield
 
 
 def _run(request: Request) -> RunWork:
@@ -196,14 +209,13 @@ def finish(
             anew.
         command: How to say the run again, for the report; None: it is not known.
     """
-    with disk_errors(out, cache_folder()):
+    read_lock(out)
+    with _alone_in(out):
         return (yield from _finish(out, recipe, stop, fresh=fresh, command=command))
 
 
 def _finish(out: Path, recipe: Recipe, stop: str, *, fresh: bool, command: str | None) -> RunWork:
     lock = read_lock(out)
-    check_place(out, "--out")
-    check_place(cache_folder(), "DIFFC_CACHE")
     stage_records(out, lock["stages"])
     check_onnx(out)
     check_targets(recipe.build)

@@ -13,6 +13,7 @@ from collections.abc import Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from diffc.errors import CheckFailed
+from diffc.locks import out_lock
 from diffc.measure.frontier.results import Point, PointFigure, ratio
 from diffc.measure.frontier.standing import difference
 from diffc.measure.quality.ssim import METRIC as SSIM_METRIC
@@ -75,12 +76,13 @@ def search(request: SearchRequest) -> SearchWork:
     """
     space = space_of(request)
     home = _home(request, space)
-    result = yield from try_points(request, space)
-    if result.chosen is None:
+    with out_lock(home, cache_folder()):  # the same search twice would share its trials' folders
+        result = yield from try_points(request, space)
+        if result.chosen is None:
+            shutil.rmtree(home, ignore_errors=True)
+            raise _missed(result)
+        yield from _compile(request, space, result)
         shutil.rmtree(home, ignore_errors=True)
-        raise _missed(result)
-    yield from _compile(request, space, result)
-    shutil.rmtree(home, ignore_errors=True)
     return result
 
 

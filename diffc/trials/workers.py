@@ -19,7 +19,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Protocol
 
 from diffc.errors import DiffcError, RequestError, UnavailableError
-from diffc.locks import StageBusy
+from diffc.locks import StageBusy, out_lock
 from diffc.runner import StageEvent
 from diffc.trials.space import Choice, words_of
 from diffc.trials.trials import TRIALS, Kind, PlannedTrial, run_trial, trial_of
@@ -107,7 +107,8 @@ def work_on(task: Task) -> Answer:
     home = cache_folder() / TRIALS / f"worker-{uuid.uuid4().hex}"
     trial = trial_of(task.source, recipe, task.choice, task.kind, home)
     try:
-        names = _stages_of(trial)
+        with out_lock(home, cache_folder()):
+            names = _stages_of(trial)
     except DiffcError as error:
         return Answer({}, (str(error), error.hint))
     finally:
