@@ -6,6 +6,7 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from diffc.durations import keep_seconds
 from diffc.errors import CheckFailed, InputError
@@ -69,10 +70,10 @@ from diffc.stages.trajectories import trajectories_stage
 from diffc.stages.vae_encoder import vae_encoder_stage
 from diffc_export.cache import cache_folder
 from diffc_export.disks import check_place, disk_errors
-from diffc_export.events import drain
 from diffc_runtime.machine.gpu import gpus
 from diffc_runtime.machine.memory import return_large_blocks
 
+T = TypeVar("T")
 RunWork = Generator[StageEvent, None, Report]
 ChainWork = Generator[StageEvent, None, list[StageResult[Outcome]]]
 
@@ -155,10 +156,32 @@ def _aside(request: Request) -> ChainWork:
     if process_rank() == 0:  # from here on the same command goes on
         write_lock(out, request.source, request.recipe, {})
         move_logs(aside, out)
-    drain(_chain(replace(request, fresh=False)))  # everything is cached: files are placed
+    # what is cached is placed; engines that torch runs name OUT's own model, and are built anew
+    placed = yield from without_reused(_chain(replace(request, fresh=False)))
     if process_rank() == 0:
         clear_folder(aside)
-    return done
+    keys = {stage.name: stage.key for stage in done}
+    later = {stage.name: stage for stage in placed if keys.get(stage.name) != stage.key}
+    return [later.get(stage.name, stage) for stage in done]
+
+
+def without_reused(work: Generator[StageEvent, None, T]) -> Generator[StageEvent, None, T]:
+    """The events of some stages without those that were done before."""
+    waiting: list[StageEvent] = []
+    while True:
+        try:
+            event = next(work)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        if event.kind == "started":
+            waiting = [event]
+        elif event.kind == "reused":
+            waiting = []
+        else:
+            yield from waiting
+            waiting = []
+            yield event
 
 
 def _stages(out: Path, done: Sequence[StageResult[Outcome]], stop: str) -> dict[str, str]:

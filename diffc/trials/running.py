@@ -19,7 +19,7 @@ from diffc.measure.frontier.standing import difference
 from diffc.measure.quality.ssim import METRIC as SSIM_METRIC
 from diffc.output import is_output
 from diffc.runner import StageEvent, StageRunner
-from diffc.stages.order import run
+from diffc.stages.order import run, without_reused
 from diffc.stages.request import Request
 from diffc.trials.blocks import Block, Meter, Ready, prepare
 from diffc.trials.contest import Contest, Entry, Values
@@ -47,7 +47,6 @@ from diffc.trials.trials import (
     has_short,
     run_trial,
     trial_of,
-    without_reused,
 )
 from diffc.trials.workers import Workers, workers_of
 from diffc_export.cache import cache_folder

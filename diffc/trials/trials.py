@@ -174,27 +174,6 @@ def build_engines(
     return engines
 
 
-def without_reused(
-    work: Generator[StageEvent, None, TrialDone],
-) -> Generator[StageEvent, None, TrialDone]:
-    """The events of a trial without the stages that were done before: trials share most of them."""
-    waiting: list[StageEvent] = []
-    while True:
-        try:
-            event = next(work)
-        except StopIteration as end:
-            done: TrialDone = end.value
-            return done
-        if event.kind == "started":
-            waiting = [event]
-        elif event.kind == "reused":
-            waiting = []
-        else:
-            yield from waiting
-            waiting = []
-            yield event
-
-
 def distinct(choices: Sequence[Choice]) -> list[Choice]:
     """Each once, in order."""
     return list(dict.fromkeys(choices))

@@ -10,10 +10,12 @@ from diffc.errors import RequestError
 from diffc.locks import out_lock
 from diffc.output import write_lock_of
 from diffc.recipe import Recipe
+from diffc.runner import StageEvent, StageResult
+from diffc.stages import order
 from diffc.stages.order import finish, run
 from diffc.stages.request import Request
 from diffc_export.cache import cache_folder
-from diffc_export.events import drain
+from diffc_export.events import drain, follow
 
 
 @pytest.fixture
@@ -56,3 +58,28 @@ def test_runs_in_two_folders_and_one_after_the_other_go_on(out, tmp_path):
         pass
     with out_lock(out, cache):
         pass
+
+
+def test_engines_that_name_their_folder_are_the_ones_of_out(tmp_path, monkeypatch):
+    """The new run lies beside the old one first: torch's engines are built again in its place."""
+
+    def chain(request, *, origin=None):
+        results = []
+        for name, key in (("data", "same"), ("build-torch-dense", str(request.out))):
+            done = StageResult(name, key, request.out, None, 1.0, 0, cached=origin is None)
+            is_there = origin is None and key == "same"
+            yield StageEvent(name, "started")
+            yield StageEvent(name, "reused" if is_there else "finished", done=done)
+            results.append(done)
+        return results
+
+    monkeypatch.setattr(order, "_chain", chain)
+    monkeypatch.setattr(order, "write_lock", lambda *_: None)
+    shown = []
+    out = tmp_path / "OUT"
+    done = follow(order._aside(Request(None, Recipe(), out)), shown.append)
+    assert [(stage.name, stage.key) for stage in done] == [
+        ("data", "same"),
+        ("build-torch-dense", str(out)),
+    ]
+    assert [event.stage for event in shown if event.done][2:] == ["build-torch-dense"]
