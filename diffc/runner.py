@@ -298,7 +298,7 @@ class StageRunner:
         record = self._adoptable(stage)
         if record is None:
             return
-        with temporary_folder(self.cache / "done") as folder:
+        with temporary_folder(self.cache / "done", self._folder(stage).name) as folder:
             for name in record.files:
                 place_file(self._origin / str(place_of(name, record.places)), folder / name)
             record.write(folder / RECORD)

@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 
+from diffc.cache_contents import TRIALS
 from diffc.errors import CheckFailed
 from diffc.locks import out_lock
 from diffc.measure.frontier.results import Point, PointFigure, ratio
@@ -39,7 +40,6 @@ from diffc.trials.request import RESULT, SearchRequest, check, request_key, spac
 from diffc.trials.results import SearchResult, TrialRecord
 from diffc.trials.space import Choice, Space, word, words_of
 from diffc.trials.trials import (
-    TRIALS,
     Kind,
     PlannedTrial,
     build_engines,

@@ -26,9 +26,6 @@ from diffc.trials.results import TrialRecord
 from diffc.trials.space import Choice
 from diffc_export.cache import cache_folder
 
-TRIALS = "trials"
-"""The folder of the cache that holds the trials of the searches that run."""
-
 Kind: TypeAlias = Literal["untrained", "short", "whole"]
 _SHORT = 8
 """A short training has one step of so many."""
