@@ -50,6 +50,7 @@ from diffc.trials.trials import (
 )
 from diffc.trials.workers import Workers, workers_of
 from diffc_export.cache import cache_folder
+from diffc_export.disks import check_place
 from diffc_export.events import map_events
 from diffc_export.targets import on_gpu
 from diffc_runtime.files import write_text
@@ -75,6 +76,7 @@ def search(request: SearchRequest) -> SearchWork:
     """
     space = space_of(request)
     home = _home(request, space)
+    check_place(cache_folder(), "DIFFC_CACHE")
     with out_lock(home, cache_folder()):  # the same search twice would share its trials' folders
         result = yield from try_points(request, space)
         if result.chosen is None:
