@@ -66,9 +66,9 @@ class Watched:
         self._files = OpenedFiles(folder)
         timed = StageRunner._do_timed
 
-        def watched(runner, stage, folder):
+        def watched(runner, stage, folder, clock):
             self._files.forget()
-            record = yield from timed(runner, stage, folder)
+            record = yield from timed(runner, stage, folder, clock)
             self.opened[stage.name] = self._files.names()
             return record
 
