@@ -22,7 +22,6 @@ from diffc.gate.pairing import Pair
 from diffc.gate.progress import Steps
 from diffc.gate.result import Figure, SelfComparison
 from diffc.gate.rule import (
-    FEWEST_PAIRS,
     Decision,
     RuleOptions,
     Verdict,
@@ -222,10 +221,9 @@ def judged(ratio: Ratio, same: Decision, limit: float) -> Verdict:
 
     An interval wholly beyond the limit is a regression on a noisy machine too: noise has widened
     it. Only where the baseline differs from itself by more than the limit for good (its interval
-    is wholly beyond it) must the candidate's lie beyond that as well. Of fewer pairs than
-    ``FEWEST_PAIRS``, such as of slow loops, no interval says anything.
+    is wholly beyond it) must the candidate's lie beyond that as well.
     """
-    verdict = slower(ratio, limit) if ratio.pairs >= FEWEST_PAIRS else "inconclusive"
+    verdict = slower(ratio, limit)
     if same.verdict != "unfit":
         return verdict
     low, high = same.ratio.ci99
