@@ -16,7 +16,8 @@ from diffc.recipe import Recipe, option_paths
 from diffc.report.model import Report
 from diffc.runner import StageEvent
 from diffc.stages.finished import Over
-from diffc.stages.order import Request, run
+from diffc.stages.order import run
+from diffc.stages.request import Request
 from diffc.torch_state import own_state
 from diffc_export.disks import user_path
 from diffc_export.events import follow
@@ -32,7 +33,7 @@ class RunSettings(TypedDict, total=False):
 
     Attributes:
         stop: the last stage: plan, prune, distill, export, build or bench, which is the default.
-        fresh: True ignores the cache.
+        fresh: True does every stage again, whatever is cached.
         force: True replaces a finished run of another request in ``out``, once the new run is
             whole. Otherwise such a run is left as it is, and the call is refused.
         allow_pickle: True accepts .bin weights, which can run code when they are read.

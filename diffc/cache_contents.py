@@ -6,6 +6,8 @@
     work/NAME-KEY.used    shared by the runs that use it; its time is that of the last use
     others                what takes seconds to make again (timing, preflight, digests)
     work/removed-...      what a cleaning that was interrupted has left
+    done/.NAME-KEY....    what a process has left that was killed while it put a stage there
+    trials/KEY            the folders of a search's trials, until it is over
 
 A run shares the ``.used`` lock of each of its stages until its end, so that nothing is taken from
 under it.
@@ -22,15 +24,19 @@ from pathlib import Path
 from typing import Literal
 
 from diffc.amounts import AGES, BYTES, amount
-from diffc.locks import nobody_has
+from diffc.locks import nobody_has, out_lock_file
 from diffc.placing import clear_folder
 from diffc.stage_records import RECORD
 
 _KEY = 33
 """The length of ``-KEY`` at the end of a folder's name."""
+TRIALS = "trials"
+"""The folder of the cache that holds the trials of searches that are not over."""
 _REMOVED = "removed-"
 _RANK = re.compile(r"\.rank[0-9]+$")
 """The end of a working folder's name: one of several processes works there."""
+_TEMPORARY = re.compile(r"^\.(.+?)(?:\.old)?\.[0-9a-f]{8}$")
+"""A folder that is to become another one, or was one: the other's name is in it."""
 
 
 @dataclass(frozen=True)
@@ -71,13 +77,15 @@ def used_file(cache: Path, name: str) -> Path:
 def cache_entries(cache: Path) -> list[CacheEntry]:
     """The stages in the cache, and what interrupted ones have left; the longest unused first."""
     entries = [_entry(cache, "done", folder) for folder in _folders(cache / "done")]
-    entries += [_entry(cache, "unfinished", folder) for folder in _folders(cache / "work")]
+    left = [path for path in (cache / "done").glob(".*") if _TEMPORARY.match(path.name)]
+    left += [*_folders(cache / "work"), *_folders(cache / TRIALS)]
+    entries += [_entry(cache, "unfinished", folder) for folder in left]
     return sorted(entries, key=lambda entry: (entry.used, entry.folder.name))
 
 
 def other_bytes(cache: Path) -> int:
     """The size of the rest: what takes seconds to make again."""
-    rest = [path for path in _folders(cache) if path.name not in ("done", "work")]
+    rest = [path for path in _folders(cache) if path.name not in ("done", "work", TRIALS)]
     return sum(map(_size, rest))
 
 
@@ -132,25 +140,40 @@ def bytes_of(text: str) -> float:
 
 def _remove(cache: Path, entry: CacheEntry, *, dry_run: bool) -> bool:
     """Remove one entry; False where it is in use. Cut off, it leaves unfinished work."""
-    name = _RANK.sub("", entry.folder.name)
-    with (
-        nobody_has(used_file(cache, name)) as unused,
-        nobody_has(cache / "work" / f"{name}.lock") as idle,
-    ):
+    name = _stage_name(entry.folder)
+    lock = cache / "work" / f"{name}.lock"
+    if entry.folder.parent.name == TRIALS:
+        lock = out_lock_file(entry.folder, cache)
+    if dry_run:
+        return _is_free(used_file(cache, name)) and _is_free(lock)
+    with nobody_has(used_file(cache, name)) as unused, nobody_has(lock) as idle:
         if not (unused and idle):
             return False
-        if not dry_run:
-            # under another name first: a stage of which files are missing would be damaged
-            away = cache / "work" / f"{_REMOVED}{time.time_ns()}-{name}"
-            entry.folder.rename(away)
-            clear_folder(away)
+        # under another name first: a stage of which files are missing would be damaged
+        away = cache / "work" / f"{_REMOVED}{time.time_ns()}-{name}"
+        entry.folder.rename(away)
+        clear_folder(away)
+        if not (cache / "done" / name).exists():
             used_file(cache, name).unlink(missing_ok=True)
         return True
 
 
+def _is_free(lock: Path) -> bool:
+    """Whether nobody has a lock now; its file, whose time is that of the last use, is not made."""
+    if not lock.exists():
+        return True
+    with nobody_has(lock) as free:
+        return free
+
+
+def _stage_name(folder: Path) -> str:
+    """NAME-KEY, by which the locks are called."""
+    temporary = _TEMPORARY.match(folder.name)
+    return _RANK.sub("", folder.name if temporary is None else temporary[1])
+
+
 def _entry(cache: Path, kind: Literal["done", "unfinished"], folder: Path) -> CacheEntry:
-    name = _RANK.sub("", folder.name)
-    paths = (used_file(cache, name), folder / RECORD, folder)
+    paths = (used_file(cache, _stage_name(folder)), folder / RECORD, folder)
     times = [path.stat().st_mtime for path in paths if path.exists()]
     return CacheEntry(kind, folder, _size(folder), max(times, default=0.0))
 

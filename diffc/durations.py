@@ -3,7 +3,7 @@
 One file for each kind of run in the cache (``durations/KEY.json``): the seconds of each stage. Runs
 are of one kind if they are of the same model, with the same options but for the ratio, the seed and
 the number of distillation steps, on the same processor. Steps are proportional to time; a ratio
-changes little of it.
+changes little of it, unless it is 0: then nothing is trained.
 
 Where no such run was, ``rates/KEY.json`` has what the network's calls take here
 (diffc/stages/call_rate.py), from which diffc/stages/estimate.py estimates the stages.
@@ -127,6 +127,7 @@ def _file(digest: str, recipe: Recipe, stop: str) -> Path:
     options = recipe.model_dump(mode="json", exclude={"check", "seed"})
     options["prune"].pop("ratio")
     options["distill"].pop("steps")
+    options["cuts"] = not recipe.prune.removes_nothing  # what no cut has changed is not trained
     value: list[object] = [digest, options, stop, _machine()]
     key = hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
     return cache_folder() / "durations" / f"{key[:32]}.json"

@@ -209,8 +209,9 @@ class _Folder:
     def _judged(self, name: str) -> Fault | None:
         kind, _, rest = name.partition("-")
         if kind == "build":
-            target, _, side = rest.rpartition("-")
-            return self.engine_fault(target, side)
+            is_masked = rest.endswith(f"-{MASKED_DECODER}")
+            side = MASKED_DECODER if is_masked else rest.rpartition("-")[2]
+            return self.engine_fault(rest.removesuffix(f"-{side}"), side)
         if kind in ("frontier", "anchors"):
             return self._beside_samples_fault(name, rest)
         if kind in _MEASURING:

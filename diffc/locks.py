@@ -1,6 +1,7 @@
 """Locks that die with the process that holds them.
 
 stage_lock   one process at a time does a stage
+out_lock     one process at a time changes an output folder
 use_lock     this process uses a stage of the cache: it is not to be cleaned away
 nobody_has   whether such a lock is free; it is then held for the block
 """
@@ -8,6 +9,7 @@ nobody_has   whether such a lock is free; it is then held for the block
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import warnings
 from collections.abc import Iterator
@@ -32,27 +34,62 @@ def stage_lock(work: Path) -> Iterator[None]:
     Raises:
         StageBusy: Another process holds the lock.
     """
-    work.parent.mkdir(parents=True, exist_ok=True)
+    busy = StageBusy(
+        f"another diffc is doing '{work.name.rpartition('-')[0]}' with the same options",
+        hint="wait for it to finish; its result is then reused",
+    )
+    with _lock(work.parent / f"{work.name}.lock", busy):
+        yield
+
+
+@contextmanager
+def out_lock(out: Path, cache: Path) -> Iterator[None]:
+    """Hold the lock of an output folder, which lies in the cache: ``work/out-HASH.lock``.
+
+    Two runs in one folder would build engines of each other's files, and keep them in the cache
+    under a key of their own. Without locks it goes on as ``stage_lock`` does.
+
+    Args:
+        out: The output folder; it may be missing yet.
+        cache: The cache's folder.
+
+    Raises:
+        RequestError: Another process holds the lock.
+    """
+    busy = RequestError(
+        f"another diffc works in {out}",
+        hint="wait for it to finish; another folder (--out) can be worked in meanwhile",
+    )
+    with _lock(out_lock_file(out, cache), busy):
+        yield
+
+
+def out_lock_file(out: Path, cache: Path) -> Path:
+    """The file of ``out_lock``."""
+    name = hashlib.sha256(os.fsencode(out.resolve())).hexdigest()[:32]
+    return cache / "work" / f"out-{name}.lock"
+
+
+@contextmanager
+def _lock(path: Path, busy: RequestError) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
         import fcntl
     except ImportError:  # not on this system: two runs at once are the user's care there
         yield
         return
-    with (work.parent / f"{work.name}.lock").open("w") as lock:
+    with path.open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise StageBusy(
-                f"another diffc is doing '{work.name.rpartition('-')[0]}' with the same options",
-                hint="wait for it to finish; its result is then reused",
-            ) from error
+            raise busy from error
         except OSError as error:
             if error.errno not in _NO_LOCKS:
                 raise
             warnings.warn(
-                f"{work.parent} is on a disk without locks ({error.strerror}): do not start the "
+                f"{path.parent} is on a disk without locks ({error.strerror}): do not start the "
                 "same run twice at once",
-                stacklevel=2,
+                stacklevel=3,
             )
         yield
 

@@ -64,7 +64,7 @@ def reference_file(out: Path, side: str) -> Path:
     if not path.is_file():
         raise InputError(
             f"{path} is missing: parity has no reference",
-            hint=f"diffc export {out} --fresh writes it (needs torch)",
+            hint=f"diffc export {out} writes it again (needs torch)",
         )
     return path
 

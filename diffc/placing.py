@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import filecmp
 import os
+import re
 import shutil
 import stat
+from glob import escape
 from pathlib import Path
 
-from diffc_runtime.files import new_file, new_folder
+from diffc_runtime.files import new_file, new_folder, short_name
 
 LARGE = 64 * 1024 * 1024
 """Files of an engine or an ONNX folder from this size in bytes may be hard links."""
@@ -25,13 +27,15 @@ _LINKED = ("onnx", "engines")
 _READ_BY_PEOPLE = (".json", ".yaml", ".md", ".txt")
 _CARDS = (Path("README.md"),)  # of a model: written with the report, into a stage's folder
 _BY_CONTENT = 1024 * 1024  # smaller files are compared by content, larger by size and time
+_RANDOM = re.compile(r"(\.old)?\.[0-9a-f]{8}")  # the end of a temporary name (files.py)
 _FICLONE = 0x40049409  # linux/fs.h; fcntl.FICLONE is there from Python 3.12 on
 
 
 def place(origin: Path, goal: Path, where: str) -> None:
     """Put a file or a folder of the cache at ``goal``, whole or not at all.
 
-    Identical files that are already there stay.
+    Identical files that are already there stay. What a process that was killed here has left beside
+    ``goal`` goes: nobody else works in the output folder.
 
     Args:
         origin: The file or folder in the cache.
@@ -40,6 +44,7 @@ def place(origin: Path, goal: Path, where: str) -> None:
             placed.
     """
     links = where.split("/")[0] in _LINKED
+    _clear_left(goal)
     if not origin.is_dir():
         if not _is_placed(origin, goal, links):
             place_file(origin, goal, links=links)
@@ -80,6 +85,14 @@ def clear_folder(folder: Path) -> None:
             if not path.is_symlink():
                 path.chmod(path.stat().st_mode | stat.S_IRWXU)
     shutil.rmtree(folder)
+
+
+def _clear_left(goal: Path) -> None:
+    """Remove temporary files and folders that were to become ``goal``."""
+    name = short_name(goal.name)
+    for path in goal.parent.glob(f".{escape(name)}.*"):
+        if _RANDOM.fullmatch(path.name.removeprefix(f".{name}")):
+            clear_folder(path)
 
 
 def _files_in(folder: Path) -> list[Path]:

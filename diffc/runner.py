@@ -14,6 +14,7 @@ Nothing is half there: files come to their final name by rename, after they were
 
     stage_inputs.py    what a key holds of the inputs
     stage_records.py   stage.json
+    stage_seconds.py   how long a stage took, interrupted attempts with it
     locks.py           one process at a time works on a key
 """
 
@@ -30,7 +31,7 @@ import weakref
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Generic, Literal, Protocol, TypeVar
 
@@ -50,6 +51,7 @@ from diffc.stage_records import (
     place_of,
     read_record,
 )
+from diffc.stage_seconds import StageClock
 from diffc.torch_state import own_state
 from diffc_export.disks import disk_errors
 from diffc_export.events import Progress, Work, map_events
@@ -301,7 +303,7 @@ class StageRunner:
         record = self._adoptable(stage)
         if record is None:
             return
-        with temporary_folder(self.cache / "done") as folder:
+        with temporary_folder(self.cache / "done", self._folder(stage).name) as folder:
             for name in record.files:
                 place_file(self._origin / str(place_of(name, record.places)), folder / name)
             record.write(folder / RECORD)
@@ -314,11 +316,14 @@ class StageRunner:
         with stage_lock(work):
             if self.fresh:
                 shutil.rmtree(work, ignore_errors=True)
+            elif (self._folder(stage) / RECORD).exists() and (done := self._reuse(stage)):
+                return done  # another process has done it since this one looked
             folder = StageFolder(work / "out", work / "scratch", self.out / LOGS)
             clear_folder(folder.out)
             folder.out.mkdir(parents=True)
             folder.scratch.mkdir(parents=True, exist_ok=True)
-            record = yield from self._do_timed(stage, folder)
+            clock = StageClock(work / "seconds", folder.scratch)
+            record = yield from self._do_timed(stage, folder, clock)
             record.write(folder.out / RECORD)
             rename_folder(folder.out, self._folder(stage))
             shutil.rmtree(work, ignore_errors=True)
@@ -337,7 +342,7 @@ class StageRunner:
             folder = StageFolder(mine, work / "scratch", self.out / LOGS)
             for path in (folder.out, folder.scratch):
                 path.mkdir(parents=True, exist_ok=True)
-            yield from self._do_timed(stage, folder)
+            yield from self._do_timed(stage, folder, StageClock(None, folder.scratch))
             shutil.rmtree(mine, ignore_errors=True)
         done = self._wait_for_first(stage, work.parent / f"{work.name}.lock")
         return replace(done, cached=False)
@@ -372,18 +377,21 @@ class StageRunner:
         return self._adoptable(stage) is not None
 
     def _do_timed(
-        self, stage: Stage[Inputs, Result], folder: StageFolder
+        self, stage: Stage[Inputs, Result], folder: StageFolder, clock: StageClock
     ) -> Generator[StageEvent, None, StageRecord]:
         """Do the work; returns its record."""
-        event = partial(StageEvent, stage.name, "progress")
+
+        def event(step: Progress) -> StageEvent:
+            clock.tick()
+            return StageEvent(stage.name, "progress", step)
+
         collect_as_usual()
         reset_peak()
-        start = time.perf_counter()
-        with _memory_errors(stage.name), own_state(needs_torch="torch" in stage.packages):
+        with clock, _memory_errors(stage.name), own_state(needs_torch="torch" in stage.packages):
             result = yield from map_events(stage.run(stage.inputs, folder), event)
         gc.collect()  # an engine that is left in a cycle would be beside those of the next stage
         check_unaltered(stage.inputs)
-        seconds = time.perf_counter() - start
+        seconds = clock.seconds
         return StageRecord(
             name=stage.name,
             key=stage.key,

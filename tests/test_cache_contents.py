@@ -22,7 +22,7 @@ from diffc.cache_contents import (
     used_file,
 )
 from diffc.errors import RequestError
-from diffc.locks import stage_lock, use_lock
+from diffc.locks import out_lock, stage_lock, use_lock
 from diffc.runner import Stage, StageRunner
 from diffc.stage_outcomes import StageOutcome
 from diffc_export.events import Progress, drain
@@ -112,6 +112,47 @@ def test_a_cleaning_removes_stages_and_they_are_done_again(tmp_path):
     assert not list((cache / "work").glob("*.used"))
     assert not use_stage(StageRunner(tmp_path / "new-out", cache), "x")
     assert (tmp_path / "out-y/file.txt").read_text() == "y"  # OUT has its own files
+
+
+def test_what_killed_processes_have_left_can_go(tmp_path):
+    """A stage that was being taken over, one that was being replaced, and a search's trials."""
+    cache = fill(tmp_path, "x")
+    (name,) = (path.name for path in (cache / "done").iterdir())
+    left = [f"done/.{name}.0123abcd", f"done/.{name}.old.0123abcd", "trials/0123"]
+    for place in left:
+        (cache / place).mkdir(parents=True)
+        (cache / place / "weights").write_bytes(b"x" * 1000)
+    assert other_bytes(cache) == 0
+    entries = [entry for entry in cache_entries(cache) if entry.kind == "unfinished"]
+    assert sorted(str(one.folder.relative_to(cache)) for one in entries) == sorted(left)
+    with out_lock(cache / "trials/0123", cache):
+        assert len(clean_cache(cache, entries).in_use) == 1
+    assert {entry.folder.name for entry in cache_entries(cache)} == {"0123", name}
+    assert used_file(cache, name).exists()
+    clean_cache(cache, cache_entries(cache))
+    assert cache_entries(cache) == [] and not any((cache / "done").iterdir())
+
+
+def test_what_a_killed_process_has_left_in_out_goes(tmp_path):
+    fill(tmp_path, "x")
+    out = tmp_path / "out-x"
+    for name in (".file.txt.0123abcd", ".file.txt.old.0123abcd"):
+        (out / name).mkdir()
+        (out / name / "half").touch()
+    (out / ".file.txt.mine").touch()
+    use_stage(StageRunner(out, tmp_path / "cache"), "x")
+    assert {path.name for path in out.iterdir()} == {".diffc", ".file.txt.mine", "file.txt"}
+
+
+def test_a_dry_run_makes_nothing_younger(tmp_path):
+    cache = fill(tmp_path, "x")
+    (entry,) = cache_entries(cache)
+    used_file(cache, entry.folder.name).unlink()  # of an older diffc, or of a search's trials
+    for path in (entry.folder / "stage.json", entry.folder):
+        os.utime(path, (1, 1))
+    before = cache_entries(cache)
+    assert len(clean_cache(cache, before, dry_run=True).removed) == 1
+    assert cache_entries(cache) == before and before[0].used == 1
 
 
 def test_a_dry_run_removes_nothing(tmp_path):

@@ -74,6 +74,7 @@ def test_distillation_takes_its_time_by_steps():
         ("d", {}, "distill"),
         ("d", {"quality": {"images": 99}}, "bench"),
         ("d", {"build": {"precision": "fp16"}}, "bench"),
+        ("d", {"prune": {"ratio": 0}}, "bench"),
     ],
 )
 def test_what_was_not_measured_has_no_estimate(digest, flags, stop):

@@ -11,15 +11,18 @@ import sys
 import textwrap
 import time
 import weakref
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
 from support.disks import file_system
 
 from diffc import runner as module
+from diffc import stage_seconds
 from diffc.errors import InputError, RequestError, UnavailableError
 from diffc.runner import Stage, StageRunner
 from diffc.stage_outcomes import StageOutcome
+from diffc.stage_seconds import StageClock
 from diffc_export.disks import disk_errors
 from diffc_export.events import Progress, drain
 from diffc_runtime.files import write_text
@@ -274,6 +277,52 @@ def test_scratch_survives_a_kill(tmp_path, how):
     again = subprocess.run([*command, "-1"], capture_output=True, text=True, check=True)
     assert (tmp_path / "out/file").read_text() == "whole"
     assert again.stdout.split()[-2:] == ["result", "29"]  # steps 11 to 39: it did not start over
+
+
+def test_the_seconds_are_those_of_every_attempt(tmp_path):
+    def run(inputs, folder):
+        yield Progress(0, 1)
+        if not any(folder.scratch.iterdir()):
+            (folder.scratch / "half").touch()
+            time.sleep(0.3)
+            raise KeyboardInterrupt
+        return Told(value="x")
+
+    stage = Stage("slow", 1, {}, run, Told)
+    with pytest.raises(KeyboardInterrupt):
+        do(StageRunner(tmp_path / "out", tmp_path / "cache"), stage)
+    assert do(StageRunner(tmp_path / "out", tmp_path / "cache"), stage).seconds >= 0.3
+
+
+@pytest.mark.parametrize(("left", "counts"), [("checkpoint", True), (None, False)])
+def test_a_killed_attempt_counts_where_it_left_something(tmp_path, monkeypatch, left, counts):
+    monkeypatch.setattr(stage_seconds, "_KEPT_EVERY", 0.0)
+    path, scratch = tmp_path / "seconds", tmp_path / "scratch"
+    scratch.mkdir()
+    first = StageClock(path, scratch)
+    time.sleep(0.2)
+    first.tick()  # and then no more
+    if left:
+        (scratch / left).touch()
+    assert (StageClock(path, scratch).seconds >= 0.2) is counts
+    path.write_text("nan")
+    assert StageClock(path, scratch).seconds < 0.2
+
+
+def test_what_another_process_has_done_meanwhile_is_taken(tmp_path, monkeypatch):
+    calls: list[str] = []
+    real = module.stage_lock
+
+    @contextmanager
+    def late(work):
+        monkeypatch.setattr(module, "stage_lock", real)
+        do(StageRunner(tmp_path / "other", tmp_path / "cache"), make_stage(calls))
+        with real(work):
+            yield
+
+    monkeypatch.setattr(module, "stage_lock", late)
+    done = do(StageRunner(tmp_path / "out", tmp_path / "cache"), make_stage(calls))
+    assert calls == ["x"] and done.cached
 
 
 def test_two_runs_of_one_key_do_not_mix(tmp_path):

@@ -208,7 +208,8 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> None:
 def _interrupted() -> NoReturn:
     from diffc.cli.app import goes_on
 
-    then = "; the same command goes on from here" if goes_on(*sys.argv[1:2]) else ""
+    begun = "; without --fresh" * ("--fresh" in sys.argv)  # which begins anew every time
+    then = f"{begun or ';'} the same command goes on from here" if goes_on(*sys.argv[1:2]) else ""
     print(f"diffc: interrupted{then}", file=sys.stderr)
     sys.stderr.flush()
     sys.exit(EXIT_INTERRUPTED)

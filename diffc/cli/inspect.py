@@ -107,7 +107,7 @@ def inspect_(command: Command) -> None:
     from diffc.cli.remembered import remembered
 
     source, recipe, folder = resolve_command(command, need_weights=False)
-    scores = _scores_file(folder)
+    scores = _scores_file(source, recipe, folder)
     answer = remembered(
         "inspect", source, recipe, scores, lambda: inspect_answer(source, recipe, scores)
     )
@@ -209,7 +209,7 @@ def _plan(source: Source, recipe: Recipe, folder: Path) -> JsonDict:
 
     if source.scheduler:  # a config.json may come alone
         check_loops(source, recipe)
-    scores = _scores_file(folder)
+    scores = _scores_file(source, recipe, folder)
     return remembered("plan", source, recipe, scores, lambda: plan_answer(source, recipe, scores))
 
 
@@ -241,11 +241,32 @@ def _of_widths(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"prune": prune})
 
 
-def _scores_file(folder: Path) -> Path:
+def _scores_file(source: Source, recipe: Recipe, folder: Path) -> Path:
+    """The importance that OUT holds.
+
+    A path where nothing is, if it was measured on another model or as other options say: a plan is
+    then made as if nothing was ranked, and says so.
+    """
+    from diffc.output import is_output, locked_recipe, read_lock
     from diffc.stage_records import STATE
     from diffc.stages.importance import SCORES
 
-    return folder / STATE / SCORES
+    path = folder / STATE / SCORES
+    if path.is_file() and is_output(folder):
+        is_same = read_lock(folder)["model"]["folder"] == str(source.folder.resolve())
+        if is_same and _ranking(locked_recipe(folder)) == _ranking(recipe):
+            return path
+    return path.with_suffix("")
+
+
+def _ranking(recipe: Recipe) -> JsonDict:
+    """The options that importance follows from; how memory is used changes it by rounding alone."""
+    from diffc.recipe.sections.training import OF_MEMORY
+
+    importance = recipe.prune.importance.model_dump(exclude={*OF_MEMORY})
+    data = recipe.data.model_dump(exclude={"batch"})
+    more = recipe.model_dump(include={"seed", "loras"})
+    return {"importance": importance, "data": data, "size": recipe.export.size, **more}
 
 
 def _scores(path: Path) -> Scores | None:

@@ -35,6 +35,7 @@ def run_chain(
     forget: Mapping[str, Collection[str]] | None = None,
     check_ahead: CheckAhead | None = None,
     over: Over = "goes on",
+    begins: str = "plan",
 ) -> Path:
     """Run the chain for a model or an output folder up to a stage, and show the report.
 
@@ -44,12 +45,14 @@ def run_chain(
         forget: see ``resolve_command``.
         check_ahead: refuses what could not be done after the run.
         over: what becomes of a finished run of another request in the output folder.
+        begins: what --fresh does again begins with it; see ``Request.begins``.
 
     Returns:
         The output folder.
     """
     from diffc.cli.show import follow, show_report
-    from diffc.stages.order import ParityFailed, Request, run
+    from diffc.stages.order import ParityFailed, run
+    from diffc.stages.request import Request
 
     source, recipe, out = resolve_command(command, forget=forget)
     if check_ahead is not None:
@@ -60,6 +63,7 @@ def run_chain(
         out,
         stop,
         fresh=command.fresh,
+        begins=begins,
         command=command_line(),
         over=over,
         estimated=not command.silent,
@@ -85,7 +89,8 @@ def evaluate(command: Command, out: Path, *, forget: Mapping[str, Collection[str
     from diffc.cli.show import follow, show_evaluation
     from diffc.output import locked_recipe
     from diffc.report.model import Evaluation
-    from diffc.stages.order import Request, run
+    from diffc.stages.order import run
+    from diffc.stages.request import EVALUATION, Request
     from diffc_export.events import map_events
 
     source, wanted, _ = resolve_command(command, forget=forget)
@@ -95,6 +100,7 @@ def evaluate(command: Command, out: Path, *, forget: Mapping[str, Collection[str
         out,
         "distill",
         fresh=command.fresh,
+        begins=EVALUATION,
         command=command_line(),
         evaluation=wanted,
     )

@@ -60,7 +60,7 @@ def distill_(command: Command, output_folder: Path) -> None:
       diffc distill OUT --recipe gentler.yaml
       diffc distill OUT --distill-for loop --loop own:1
     """
-    run_chain(of_folder(command, output_folder), "distill")
+    run_chain(of_folder(command, output_folder), "distill", begins="distill")
 
 
 @takes(
@@ -89,7 +89,7 @@ def export_(
     if layout is None:
         if to is not None or force or side != "compressed":
             raise RequestError("--to, --side and --force go with --layout")
-        run_chain(of_folder(command, output_folder), "export")
+        run_chain(of_folder(command, output_folder), "export", begins="export")
         return
     from diffc.cli.show import print_json, write_answer
     from diffc.layouts.write import write_layout
@@ -121,7 +121,7 @@ def build_(command: Command, output_folder: Path) -> None:
     the model and torch; plan, cost tables and training are reused. --lora none takes them out.
     """
     if "adapted_loras" in command.options:
-        run_chain(of_folder(command, output_folder), "build")
+        run_chain(of_folder(command, output_folder), "build", begins="build")
     else:
         finish_folder(command, output_folder, "build")
 

@@ -82,7 +82,12 @@ Look = Callable[[int, int], Work[Timings]]
 
 
 def slower(ratio: Ratio, limit: float) -> Verdict:
-    """Judge whether the candidate is slower by its interval: regressed, pass or inconclusive."""
+    """Judge whether the candidate is slower by its interval: regressed, pass or inconclusive.
+
+    Of fewer pairs than ``FEWEST_PAIRS``, such as of slow loops, no interval says anything.
+    """
+    if ratio.pairs < FEWEST_PAIRS:
+        return "inconclusive"
     low, high = ratio.ci99
     if low > 1 + limit:
         return "regressed"

@@ -77,7 +77,7 @@ class Parity(_Result):
 
 
 class Speedup(_Result):
-    """Median of paired time ratios dense / compressed, and its bootstrap intervals."""
+    """Median of paired time ratios dense / compressed, and its intervals."""
 
     median: float
     ci95: tuple[float, float]
@@ -86,8 +86,11 @@ class Speedup(_Result):
 
     @property
     def is_shown(self) -> bool:
-        """True where the 95 % interval excludes 1; otherwise the difference may be noise."""
-        return not self.ci95[0] <= 1 <= self.ci95[1]
+        """True where the 95 % interval excludes 1; otherwise the difference may be noise.
+
+        One pair has no interval.
+        """
+        return self.pairs > 1 and not self.ci95[0] <= 1 <= self.ci95[1]
 
     @classmethod
     def of(cls, ratio: Ratio) -> Speedup:

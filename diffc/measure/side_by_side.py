@@ -28,6 +28,7 @@ from diffc.measure.inputs import example_inputs
 from diffc.measure.latency import Timings
 from diffc.measure.parity import dead_output
 from diffc.measure.results import Comparison, EngineFigures, Memory, Row, Speedup, latency_figures
+from diffc.output import SIDES
 from diffc.recipe import DEFAULT_TARGET
 from diffc_export.disks import temporary_folder
 from diffc_export.events import Progress, Work
@@ -141,9 +142,9 @@ def _distinct(some: Sequence[Candidate]) -> list[Candidate]:
 
 
 def _of_output(out: Path, targets: Sequence[str]) -> list[Candidate]:
-    engines = sorted((out / "engines").glob(f"*/*/{NAME}"))
-    # dense before compressed: the first line is what the others are compared with
-    engines.sort(key=lambda path: path.parent.name != "dense")
+    # dense before compressed: the first line is what the others are compared with. Engines of a
+    # pipeline's VAE and text encoders lie beside them, and do other work
+    engines = [p for side in SIDES for p in sorted((out / "engines").glob(f"*/{side}/{NAME}"))]
     kept = [path.parent for path in engines if not targets or path.parts[-3] in targets]
     if not kept:
         wanted = f" for {', '.join(targets)}" if targets else ""

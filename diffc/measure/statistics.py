@@ -33,7 +33,7 @@ def percentile(samples: Times, p: float) -> float:
 
 @dataclass(frozen=True)
 class Ratio:
-    """A paired ratio of times: its median and bootstrap intervals, over ``pairs`` observations."""
+    """A paired ratio of times: its median and its intervals, over ``pairs`` observations."""
 
     median: float
     ci95: tuple[float, float]
@@ -45,17 +45,34 @@ def paired_ratio(numerator: Times, denominator: Times, seed: int = 0) -> Ratio:
     """The median of numerator_i / denominator_i, both (pairs,), with seeded intervals.
 
     The statistic is the median of the log ratio, so that a / b and b / a agree; intervals are
-    percentiles of its 2,000 bootstrap resamples.
+    percentiles of its 2,000 bootstrap resamples. Of few pairs, these end with the least and the
+    greatest, which hold the median less often than they say: the intervals then are as wide as
+    Student's of the mean of the logarithms. One pair has no interval but itself.
     """
     logs = np.log(numerator) - np.log(denominator)
     medians = row_medians(logs[resamples(len(logs), random.Random(seed))])  # noqa: S311
-    low99, low95, high95, high99 = np.exp(np.percentile(medians, [0.5, 2.5, 97.5, 99.5]))
+    low99, low95, high95, high99 = np.percentile(medians, [0.5, 2.5, 97.5, 99.5])
     return Ratio(
         median=float(np.exp(np.median(logs))),
-        ci95=(float(low95), float(high95)),
-        ci99=(float(low99), float(high99)),
+        ci95=_of_few(logs, (float(low95), float(high95)), 0.95),
+        ci99=_of_few(logs, (float(low99), float(high99)), 0.99),
         pairs=len(logs),
     )
+
+
+_FEWEST = {0.95: 6, 0.99: 8}
+"""Share -> the fewest observations whose whole range holds the median so often: 1 - 2 / 2^n."""
+
+
+def _of_few(logs: Times, ends: tuple[float, float], share: float) -> tuple[float, float]:
+    """The interval of a ratio from that of its logarithm, wide enough for few observations."""
+    low, high = ends
+    n = len(logs)
+    if 1 < n < _FEWEST[share]:
+        mean = float(logs.mean())
+        half = student_t(n - 1, share) * float(logs.std(ddof=1)) / math.sqrt(n)
+        low, high = min(low, mean - half), max(high, mean + half)
+    return math.exp(low), math.exp(high)
 
 
 def resamples(n: int, generator: random.Random) -> NDArray[np.intp]:
@@ -116,9 +133,13 @@ def estimate(
     return Estimate(mean, (low, high), list(values))
 
 
+_NORMAL = {0.95: 1.959963984540054, 0.99: 2.5758293035489004}
+"""Half an interval's width of the normal distribution: the limit of Student's, and the least."""
+
+
 @cache
-def student_t(freedom: int) -> float:
-    """The t that Student's distribution exceeds in 2.5 % of cases: half a 95 % interval's width.
+def student_t(freedom: int, share: float = 0.95) -> float:
+    """Half the width of an interval that holds a share of Student's distribution.
 
     scipy has it as well, but reports ask for it where nothing else of scipy is needed, and its
     import takes longer than the rest of a report. Found by Newton's method, which comes from below
@@ -126,13 +147,14 @@ def student_t(freedom: int) -> float:
 
     Args:
         freedom: Degrees of freedom, 1 or more.
+        share: 0.95 or 0.99.
     """
     log_height = math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2)
     height = math.exp(log_height) / math.sqrt(freedom * math.pi)
-    t = 1.959963984540054  # the normal distribution's, which is the limit and the least
+    t = _NORMAL[share]
     for _ in range(100):
         density = height * (1 + t * t / freedom) ** (-(freedom + 1) / 2)
-        step = (0.95 - _share_within(t, freedom)) / (2 * density)
+        step = (share - _share_within(t, freedom)) / (2 * density)
         t += step
         if abs(step) < 1e-14 * t:
             break

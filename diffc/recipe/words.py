@@ -154,12 +154,16 @@ def _amount_of(option: str) -> AfterValidator:
     return AfterValidator(check_amount)
 
 
-def _expand_home(value: object, info: ValidationInfo) -> object:
-    """A path with the home folder in place of a leading ``~``."""
-    if not isinstance(value, str | Path):
+_NO_PATHS = ("synthetic", "inception")
+"""Words that stand where a path may."""
+
+
+def _whole_path(value: object, info: ValidationInfo) -> object:
+    """The whole path: a run goes on from any folder, and takes no other file of that name there."""
+    if not isinstance(value, str | Path) or value in _NO_PATHS:
         return value
     _check_path(str(info.field_name), str(value))
-    return str(user_path(value))
+    return str(user_path(value).absolute())
 
 
 def _check_path(option: str, text: str) -> None:
@@ -249,4 +253,4 @@ Share = Annotated[str, BeforeValidator(_as_percent)]
 MetricLimits = Annotated[dict[str, float], BeforeValidator(_as_pairs)]
 MetricLimitsOrOff = Annotated[dict[str, float | None], BeforeValidator(_as_limits_or_off)]
 Limit = Annotated[str, BeforeValidator(_as_text)]
-PathText = Annotated[str, BeforeValidator(_expand_home)]
+PathText = Annotated[str, BeforeValidator(_whole_path)]

@@ -14,7 +14,7 @@ import yaml
 from diffc.models.components import CARD, DENSE_CARD
 from diffc.models.source import PRUNING_FILE
 from diffc.report.blocks import Facts
-from diffc.report.markdown import escape
+from diffc.report.markdown import code_span, escape
 from diffc.report.model import Report
 from diffc.report.sections import iterate_parts
 from diffc.report.trainings import is_repaired, training_words
@@ -51,8 +51,8 @@ def _lines(report: Report) -> Iterator[str]:
     if small is not None:
         share = 1 - small.macs / report.model.macs
         yield (
-            f"`{report.model.class_name}` of `{escape(name)}` with {percent(share, 1)} of its MACs "
-            f"cut away{_training(report)}. It is not the dense model: its pictures differ."
+            f"`{report.model.class_name}` of {code_span(name)} with {percent(share, 1)} of its "
+            f"MACs cut away{_training(report)}. It is not the dense model: its pictures differ."
         )
         yield from ("", "| | dense | compressed | |", "|---|---:|---:|---:|")
         rows = (
@@ -75,7 +75,7 @@ def _loras(report: Report) -> Iterator[str]:
     yield from ("", "LoRAs fused into the weights, of the dense model too:", "")
     for lora in report.loras:
         late = ", after the compression, cut by its plan" if lora.late else ""
-        yield f"- `{escape(lora.name)}` at {lora.weight:g}{late} (sha256 {lora.sha256})"
+        yield f"- {code_span(lora.name)} at {lora.weight:g}{late} (sha256 {lora.sha256})"
 
 
 def _training(report: Report) -> str:

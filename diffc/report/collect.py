@@ -7,17 +7,20 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
 from diffc import __version__
-from diffc.errors import InputError
+from diffc.errors import DiffcError, InputError
 from diffc.follows import is_of_engines
 from diffc.measure.frontier.results import Frontier
 from diffc.measure.frontier.served import BRIEF, with_times_of
 from diffc.measure.results import Ladder, PrecisionChoice, Served, TargetResult
+from diffc.models.families import component_of
 from diffc.models.files import tensor_entries
+from diffc.models.layout import DIFFUSERS_STEMS, weight_files
 from diffc.models.source import read_json
 from diffc.output import VAE_ENCODER, read_lock, read_notes
 from diffc.report.model import (
@@ -229,7 +232,7 @@ def _figures(
     folder = Path(lock["model"]["folder"]) if side == "dense" else out / "model"
     # after ``diffc prune OUT`` the plan is newer than OUT/model: its size is not the plan's
     of_plan = side == "dense" or "distill" in records
-    files = _weight_files(folder) if of_plan else []
+    files = _weight_files(folder, lock["model"]["class_name"]) if of_plan else []
     return ModelFigures(
         name=lock["model"]["name"],
         class_name=lock["model"]["class_name"],
@@ -240,11 +243,18 @@ def _figures(
     )
 
 
-def _weight_files(folder: Path) -> list[Path]:
-    """The denoiser's weights' files; none where the folder is not here (copied elsewhere)."""
-    return list(folder.glob("*/diffusion_pytorch_model*.safetensors")) or list(
-        folder.glob("diffusion_pytorch_model*.safetensors")
-    )
+def _weight_files(folder: Path, class_name: str) -> list[Path]:
+    """The files of the denoiser's weights, of the variant that is read, and of no other network.
+
+    None where the folder is not here (copied elsewhere), for pickles, and for a class that no
+    package which is installed here knows.
+    """
+    with suppress(DiffcError):
+        for place in (folder / component_of(class_name), folder):
+            files = weight_files(place, DIFFUSERS_STEMS, need=False)
+            if files is not None:
+                return [] if files.is_pickled else list(files.paths)
+    return []
 
 
 def _dtype_of(files: Iterable[Path]) -> str | None:

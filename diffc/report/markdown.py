@@ -7,6 +7,7 @@ what takes the text elsewhere does not take them along.
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Iterator, Sequence
 
 from diffc.report.blocks import Block, Chart, Code, Details, Facts, Notes, Table
@@ -75,6 +76,13 @@ def _folded(summary: str, blocks: Sequence[Block]) -> Iterator[str]:
     for block in blocks:
         yield from _block(block)
     yield from ("</details>", "")
+
+
+def code_span(text: str) -> str:
+    """Text as a code span, in which every sign but the backtick stands for itself."""
+    longest = max(map(len, re.findall("`+", text)), default=0)
+    fence, room = "`" * (longest + 1), " " if longest else ""
+    return f"{fence}{room}{text}{room}{fence}".replace("\n", " ")
 
 
 def escape(text: str) -> str:

@@ -27,6 +27,7 @@ serve.py           the loop through an inference server
 adapt.py           a LoRA file for OUT/model, cut by its plan
 engine_loras.py    LoRAs for OUT's engines, which a call picks by name
 order.py           the order of these, and what each verb asks of it
+request.py         one run of these, as a verb asks for it
 build_and_measure.py  the half of it that needs OUT/onnx alone
 finished.py        a finished run in OUT, and a compile that asks for another one there
 preflight.py       what can be refused before the first stage

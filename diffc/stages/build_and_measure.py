@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 
 from diffc.recipe import Recipe
 from diffc.runner import StageEvent, StageRunner
@@ -19,10 +19,18 @@ from diffc.stages.vae_encoder import vae_encoder_build_stage
 
 
 def build_and_measure(
-    runner: StageRunner, whole: Recipe, stop: str
+    runner: StageRunner, whole: Recipe, stop: str, is_anew: Callable[[str], bool]
 ) -> Generator[StageEvent, None, None]:
-    """The half that needs OUT/onnx alone: engines, and what they are worth here."""
+    """Do the half that needs OUT/onnx alone: engines, and what they are worth here.
+
+    Args:
+        runner: Of OUT.
+        whole: Every option.
+        stop: The last part, ``build`` or ``bench``.
+        is_anew: Whether the stages of one of these parts are done again though they are cached.
+    """
     for name in whole.build.target:
+        runner.fresh = is_anew("build")
         recipe = whole.for_target(name)
         if recipe.build.precision == "auto":
             recipe = yield from choose_precision(runner, recipe, name)
@@ -33,6 +41,7 @@ def build_and_measure(
         for encoder in text_build_stages(runner.out, recipe, name):
             yield from runner.do(encoder)
         if stop == "bench":
+            runner.fresh = is_anew("bench")
             yield from _measure(runner, recipe, name)
 
 

@@ -91,7 +91,7 @@ def data_stage(source: Source, recipe: Recipe) -> Stage[DataInputs, DataOutcome]
         model=ModelInput.denoiser(source) if draws else ModelInput(source, _config_of(source)),
         pipeline=ModelInput(source, pipeline_facts(source)),
         options=SectionInput(options, without=("source", "prompts", "batch")),
-        content=None if is_synthetic(options) else FileInput(content, _data_digest(content)),
+        content=None if is_synthetic(options) else FileInput(content, data_digest(content)),
         prompts=_prompts(source, options),
         vae=_vae(source, draws),
         guidance=(guidance.scale, guidance.has_null),
@@ -313,7 +313,7 @@ def _config_of(source: Source) -> dict[str, Any]:
     return {"class_name": source.class_name, **source.config}
 
 
-def _data_digest(path: Path) -> str:
+def data_digest(path: Path) -> str:
     """sha256 of what is read: of a folder of images no leftovers and no other files."""
     is_images = path.is_dir() and not is_dataset(path)
     return images_digest(path) if is_images else content_digest(path)

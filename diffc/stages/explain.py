@@ -123,7 +123,7 @@ def explain_stage(
         fingerprint=MachineInput(read_environment()),
     )
     packages = () if dense.absent else ("torch", "diffusers")  # what is listed here is imported
-    return Stage(f"explain-{name}", 5, inputs, explain, ExplainOutcome, packages=packages)
+    return Stage(f"explain-{name}", 6, inputs, explain, ExplainOutcome, packages=packages)
 
 
 def explain(inputs: ExplainInputs, folder: StageFolder) -> Work[ExplainOutcome]:

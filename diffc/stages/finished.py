@@ -86,6 +86,7 @@ def _changes(out: Path, recipe: Recipe) -> list[str]:
 def _outcome_options(recipe: Recipe) -> JsonDict:
     """What decides a run's outcome; what the gate allows and how memory is used do not."""
     options = recipe.model_dump(mode="json", exclude={"check", "shard", "memory"})
+    options["data"].pop("batch")  # --memory chooses it too
     for section in (options["distill"], options["distill"]["loop"], options["prune"]["importance"]):
         for name in OF_MEMORY:
             section.pop(name, None)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from diffc.durations import keep_seconds
-from diffc.errors import CheckFailed, InputError, unknown
+from diffc.errors import CheckFailed, InputError
 from diffc.follows import check_onnx, still_follows
 from diffc.launch import is_launched, process_rank
+from diffc.locks import out_lock
 from diffc.models.loras.files import DENOISER, with_loras
 from diffc.models.shipped import is_shipped
 from diffc.models.source import Source
@@ -52,7 +55,7 @@ from diffc.stages.distill_blocks import distill_blocks_stage, forget_blocks
 from diffc.stages.distill_loop import distill_loop_stage, forget_loops
 from diffc.stages.expected import expected_work
 from diffc.stages.export import export_stages
-from diffc.stages.finished import NEXT, Over, keep_request, replaces_finished
+from diffc.stages.finished import NEXT, keep_request, replaces_finished
 from diffc.stages.fuse import FuseInputs, forget_fused, fuse_stage
 from diffc.stages.importance import importance_stage
 from diffc.stages.masked_decoder import masked_decoder_stage
@@ -61,63 +64,40 @@ from diffc.stages.plan import plan_stage
 from diffc.stages.preflight import PREFLIGHT, preflight, quick_checks
 from diffc.stages.prune import CutModel, prune_stage
 from diffc.stages.repair import repair_stage
+from diffc.stages.request import EVALUATION, STOPS, Request
 from diffc.stages.samples import evaluation_stage, samples_stage
 from diffc.stages.text import text_exports
 from diffc.stages.trajectories import trajectories_stage
 from diffc.stages.vae_encoder import vae_encoder_stage
 from diffc_export.cache import cache_folder
 from diffc_export.disks import check_place, disk_errors
-from diffc_export.events import drain
 from diffc_runtime.machine.gpu import gpus
 from diffc_runtime.machine.memory import return_large_blocks
 
-STOPS = ("plan", "prune", "distill", "export", "build", "bench")
-"""Where a run may stop; each includes all before it."""
-
+T = TypeVar("T")
 RunWork = Generator[StageEvent, None, Report]
 ChainWork = Generator[StageEvent, None, list[StageResult[Outcome]]]
-
-
-@dataclass(frozen=True)
-class Request:
-    """One run.
-
-    Attributes:
-        source: The model.
-        recipe: Every option.
-        out: The output folder.
-        stop: The last stage wanted, of ``STOPS``.
-        fresh: True ignores the cache.
-        command: How to say it again.
-        over: What becomes of a finished run of another request in ``out``.
-        evaluation: How samples are judged once more, beside the run's own; None: they are not.
-        estimated: Whether somebody waits for how long the run will take: where nothing tells that
-            yet, calls of the network are timed first.
-    """
-
-    source: Source
-    recipe: Recipe
-    out: Path
-    stop: str = "bench"
-    fresh: bool = False
-    command: str | None = None
-    over: Over = "goes on"
-    evaluation: Recipe | None = None
-    estimated: bool = False
-
-    def __post_init__(self) -> None:
-        if self.stop not in STOPS:
-            raise unknown("stage", self.stop, STOPS)
 
 
 def run(request: Request) -> RunWork:
     """Run the chain up to ``request.stop``; returns the report, which is also in OUT.
 
     Raises CheckFailed, after the report is written, when an engine fails parity; InputError for a
-    disk that takes or gives no more.
+    disk that takes or gives no more; RequestError where another diffc works in OUT.
     """
-    with disk_errors(request.out, cache_folder()):
+    with _alone_in(request.out):
         return (yield from _run(request))
+
+
+@contextmanager
+def _alone_in(out: Path) -> Iterator[None]:
+    """Check OUT's place and the cache's, and keep other runs out; a launch is one run."""
+    cache = cache_folder()
+    with disk_errors(out, cache):
+        check_place(out, "--out")
+        check_place(cache, "DIFFC_CACHE")
+        with out_lock(out, cache) if process_rank() == 0 else nullcontext():
+            yield
 
 
 def _run(request: Request) -> RunWork:
@@ -137,10 +117,7 @@ def _run(request: Request) -> RunWork:
     for note in notes:
         yield StageEvent(PREFLIGHT, "note", note=note)
     yield (yield from expected_work(source, recipe, out, request.stop, request.estimated))
-    if replaces:
-        done = yield from _aside(request)
-    else:
-        done = yield from _chain(request, fresh=request.fresh)
+    done = yield from (_aside(request) if replaces else _chain(request))
     if process_rank() == 0:
         write_lock(out, source, recipe, _stages(out, done, request.stop))
         write_notes(out, notes)
@@ -160,30 +137,52 @@ def _fit_memory(source: Source, recipe: Recipe, stop: str) -> tuple[Recipe, list
     return fit_memory(source, recipe, stop)
 
 
-def _chain(request: Request, *, fresh: bool, origin: Path | None = None) -> ChainWork:
+def _chain(request: Request, *, origin: Path | None = None) -> ChainWork:
     """Every stage up to ``request.stop``, with OUT's files in place; returns what was done."""
     out, recipe = request.out, request.recipe
     if process_rank() == 0 and not is_output(out):  # a run that is there keeps its lock until it is
         out.mkdir(parents=True, exist_ok=True)  # followed by another whole one
         write_lock(out, request.source, recipe, {})
-    runner = StageRunner(out, cache_folder(), fresh=fresh, origin=origin)
+    runner = StageRunner(out, cache_folder(), origin=origin)
     yield from _front(runner, request)
     if request.stop in ("build", "bench"):
-        yield from build_and_measure(runner, recipe, request.stop)
+        yield from build_and_measure(runner, recipe, request.stop, request.is_anew)
     return runner.done
 
 
 def _aside(request: Request) -> ChainWork:
     """The same beside the finished run that OUT holds, which the whole new one then replaces."""
     out, aside = request.out, request.out / NEXT
-    done = yield from _chain(replace(request, out=aside), fresh=request.fresh, origin=out)
+    done = yield from _chain(replace(request, out=aside), origin=out)
     if process_rank() == 0:  # from here on the same command goes on
         write_lock(out, request.source, request.recipe, {})
         move_logs(aside, out)
-    drain(_chain(request, fresh=False))  # everything is cached: files are placed
+    # what is cached is placed; engines that torch runs name OUT's own model, and are built anew
+    placed = yield from without_reused(_chain(replace(request, fresh=False)))
     if process_rank() == 0:
         clear_folder(aside)
-    return done
+    keys = {stage.name: stage.key for stage in done}
+    later = {stage.name: stage for stage in placed if keys.get(stage.name) != stage.key}
+    return [later.get(stage.name, stage) for stage in done]
+
+
+def without_reused(work: Generator[StageEvent, None, T]) -> Generator[StageEvent, None, T]:
+    """The events of some stages without those that were done before."""
+    waiting: list[StageEvent] = []
+    while True:
+        try:
+            event = next(work)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        if event.kind == "started":
+            waiting = [event]
+        elif event.kind == "reused":
+            waiting = []
+        else:
+            yield from waiting
+            waiting = []
+            yield event
 
 
 def _stages(out: Path, done: Sequence[StageResult[Outcome]], stop: str) -> dict[str, str]:
@@ -230,22 +229,22 @@ def finish(
         out: The output folder.
         recipe: Every option.
         stop: The last stage wanted, ``build`` or ``bench``.
-        fresh: True ignores the cache.
+        fresh: True does again what ``stop`` names, whatever is cached: ``bench`` builds nothing
+            anew.
         command: How to say the run again, for the report; None: it is not known.
     """
-    with disk_errors(out, cache_folder()):
+    read_lock(out)
+    with _alone_in(out):
         return (yield from _finish(out, recipe, stop, fresh=fresh, command=command))
 
 
 def _finish(out: Path, recipe: Recipe, stop: str, *, fresh: bool, command: str | None) -> RunWork:
     lock = read_lock(out)
-    check_place(out, "--out")
-    check_place(cache_folder(), "DIFFC_CACHE")
     stage_records(out, lock["stages"])
     check_onnx(out)
     check_targets(recipe.build)
-    runner = StageRunner(out, cache_folder(), fresh=fresh)
-    yield from build_and_measure(runner, recipe, stop)
+    runner = StageRunner(out, cache_folder())
+    yield from build_and_measure(runner, recipe, stop, lambda part: fresh and part == stop)
     stages = {**_still_true(lock["stages"], recipe), **{d.name: d.key for d in runner.done}}
     stages = _following(out, stages)
     write_lock_of(out, lock["model"], _with_targets(out, recipe), stages)
@@ -260,11 +259,14 @@ def _front(runner: StageRunner, request: Request) -> Generator[StageEvent, None,
         return
     clean, distilled = done.clean, done.distilled
     samples = samples_stage(source, recipe, clean, distilled)
+    wanted = request.evaluation or recipe
+    other = samples if wanted is recipe else samples_stage(source, wanted, clean, distilled)
+    is_own = other.key == samples.key
+    runner.fresh = request.is_anew(EVALUATION if is_own and wanted is not recipe else "distill")
     yield from runner.do(samples)
-    if request.evaluation is not None:
-        other = samples_stage(source, request.evaluation, clean, distilled)
-        if other.key != samples.key:
-            yield from runner.do(evaluation_stage(other))
+    if not is_own:
+        runner.fresh = request.is_anew(EVALUATION)
+        yield from runner.do(evaluation_stage(other))
     if stop < STOPS.index("export"):
         return
     yield from export(runner, request, done)
@@ -290,16 +292,19 @@ def compress(
 ) -> Generator[StageEvent, None, Compressed | None]:
     """From the data to the compressed model; None where ``request.stop`` comes before it."""
     source, recipe, stop = request.source.base, request.recipe, STOPS.index(request.stop)
+    runner.fresh = request.is_anew("plan")
     clean = yield from runner.do(data_stage(source, recipe))
     importance = yield from runner.do(importance_stage(source, recipe, clean))
     spent = clean.seconds + importance.seconds
     plan = yield from runner.do(plan_stage(source, recipe, importance, spent))
     if stop < STOPS.index("prune"):
         return None
+    runner.fresh = request.is_anew("prune")
     prune = prune_stage(source, recipe, plan)
     pruned = yield from runner.do(prune)
     if stop < STOPS.index("distill"):
         return None
+    runner.fresh = request.is_anew("distill")
     cut = CutModel(clean, prune.inputs.plan_file, pruned)
     repaired = yield from runner.do(repair_stage(source, recipe, cut))
     blocks = yield from _blocks_alone(runner, request, cut, repaired)
@@ -351,6 +356,7 @@ def export(
 ) -> Generator[StageEvent, None, None]:
     """Export both sides into OUT/onnx, and the VAE and the text encoders where there are some."""
     source, recipe = request.source, request.recipe
+    runner.fresh = request.is_anew("export")
     for stage in export_stages(source, recipe, done.clean, done.plan, done.distilled):
         yield from runner.do(stage)
     yield from runner.do_if_any(decoder_stage(source, recipe))

@@ -16,7 +16,7 @@ from diffc.recipe import QualitySection, Recipe
 from diffc.runner import Stage, StageFolder, StageResult
 from diffc.stage_inputs import FileInput, ModelInput, RunShape, SectionInput
 from diffc.stage_outcomes import DataOutcome, DistillOutcome, FuseOutcome, SamplesOutcome
-from diffc.stages.data import CLEAN, model_packages
+from diffc.stages.data import CLEAN, data_digest, model_packages
 from diffc.stages.distill import MODEL
 from diffc_export.events import Progress, Work
 from diffc_runtime.loop import Loop
@@ -251,7 +251,8 @@ def _reference(
 
 
 def _existing(path: str, flag: str) -> FileInput:
-    """The file or folder. Raises InputError naming the flag that gave it."""
-    if not Path(path).exists():
+    """The file, or the images of a folder. Raises InputError naming the flag that gave it."""
+    place = Path(path)
+    if not place.exists():
         raise InputError(f"{flag}: there is nothing at '{path}'")
-    return FileInput.of(Path(path))
+    return FileInput(place, data_digest(place))

@@ -104,6 +104,8 @@ def _command(source: Source, space: Space, entry: Entry) -> str:
         (axis.flag, word) for axis in space.axes for name, word in entry.choice if name == axis.name
     ]
     (target,) = space.recipe.build.target
+    # the model's own recipe may train for one loop, which a search does where it is told to
+    flags.append(("--distill-for", space.recipe.distill.aim))
     flags += [("--lora", text) for text in space.recipe.loras]
     words = [part for flag in flags for part in flag]
     return shlex.join(["diffc", "compile", model, "--target", target, *words])

@@ -12,13 +12,16 @@ import shutil
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 
+from diffc.cache_contents import TRIALS
 from diffc.errors import CheckFailed
+from diffc.locks import out_lock
 from diffc.measure.frontier.results import Point, PointFigure, ratio
 from diffc.measure.frontier.standing import difference
 from diffc.measure.quality.ssim import METRIC as SSIM_METRIC
 from diffc.output import is_output
 from diffc.runner import StageEvent, StageRunner
-from diffc.stages.order import Request, run
+from diffc.stages.order import run, without_reused
+from diffc.stages.request import Request
 from diffc.trials.blocks import Block, Meter, Ready, prepare
 from diffc.trials.contest import Contest, Entry, Values
 from diffc.trials.distances import METRIC, times_dense
@@ -37,7 +40,6 @@ from diffc.trials.request import RESULT, SearchRequest, check, request_key, spac
 from diffc.trials.results import SearchResult, TrialRecord
 from diffc.trials.space import Choice, Space, word, words_of
 from diffc.trials.trials import (
-    TRIALS,
     Kind,
     PlannedTrial,
     build_engines,
@@ -45,10 +47,10 @@ from diffc.trials.trials import (
     has_short,
     run_trial,
     trial_of,
-    without_reused,
 )
 from diffc.trials.workers import Workers, workers_of
 from diffc_export.cache import cache_folder
+from diffc_export.disks import check_place
 from diffc_export.events import map_events
 from diffc_export.targets import on_gpu
 from diffc_runtime.files import write_text
@@ -74,12 +76,14 @@ def search(request: SearchRequest) -> SearchWork:
     """
     space = space_of(request)
     home = _home(request, space)
-    result = yield from try_points(request, space)
-    if result.chosen is None:
+    check_place(cache_folder(), "DIFFC_CACHE")
+    with out_lock(home, cache_folder()):  # the same search twice would share its trials' folders
+        result = yield from try_points(request, space)
+        if result.chosen is None:
+            shutil.rmtree(home, ignore_errors=True)
+            raise _missed(result)
+        yield from _compile(request, space, result)
         shutil.rmtree(home, ignore_errors=True)
-        raise _missed(result)
-    yield from _compile(request, space, result)
-    shutil.rmtree(home, ignore_errors=True)
     return result
 
 

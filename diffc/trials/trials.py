@@ -19,14 +19,12 @@ from diffc.recipe import Recipe
 from diffc.runner import StageEvent, StageRunner
 from diffc.stage_inputs import FileInput
 from diffc.stages.build import engine_stages
-from diffc.stages.order import Request, compress, export
+from diffc.stages.order import compress, export
 from diffc.stages.precision_auto import engine_input
+from diffc.stages.request import Request
 from diffc.trials.results import TrialRecord
 from diffc.trials.space import Choice
 from diffc_export.cache import cache_folder
-
-TRIALS = "trials"
-"""The folder of the cache that holds the trials of the searches that run."""
 
 Kind: TypeAlias = Literal["untrained", "short", "whole"]
 _SHORT = 8
@@ -171,27 +169,6 @@ def build_engines(
             sides = {side: engine_input(folder) for side, folder in folders.items()}
             engines[precision] = Engines(sides)
     return engines
-
-
-def without_reused(
-    work: Generator[StageEvent, None, TrialDone],
-) -> Generator[StageEvent, None, TrialDone]:
-    """The events of a trial without the stages that were done before: trials share most of them."""
-    waiting: list[StageEvent] = []
-    while True:
-        try:
-            event = next(work)
-        except StopIteration as end:
-            done: TrialDone = end.value
-            return done
-        if event.kind == "started":
-            waiting = [event]
-        elif event.kind == "reused":
-            waiting = []
-        else:
-            yield from waiting
-            waiting = []
-            yield event
 
 
 def distinct(choices: Sequence[Choice]) -> list[Choice]:

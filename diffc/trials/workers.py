@@ -18,11 +18,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Protocol
 
+from diffc.cache_contents import TRIALS
 from diffc.errors import DiffcError, RequestError, UnavailableError
-from diffc.locks import StageBusy
+from diffc.locks import StageBusy, out_lock
 from diffc.runner import StageEvent
 from diffc.trials.space import Choice, words_of
-from diffc.trials.trials import TRIALS, Kind, PlannedTrial, run_trial, trial_of
+from diffc.trials.trials import Kind, PlannedTrial, run_trial, trial_of
 from diffc_export.cache import cache_folder
 from diffc_export.events import drain
 from diffc_runtime.files import rename_folder, temporary_folder, write_text
@@ -107,7 +108,8 @@ def work_on(task: Task) -> Answer:
     home = cache_folder() / TRIALS / f"worker-{uuid.uuid4().hex}"
     trial = trial_of(task.source, recipe, task.choice, task.kind, home)
     try:
-        names = _stages_of(trial)
+        with out_lock(home, cache_folder()):
+            names = _stages_of(trial)
     except DiffcError as error:
         return Answer({}, (str(error), error.hint))
     finally:
@@ -136,7 +138,7 @@ def keep_stages(cache: Path, answer: Answer) -> None:
     for name, files in answer.stages.items():
         if (cache / "done" / name).exists():
             continue
-        with temporary_folder(cache / "done") as folder:
+        with temporary_folder(cache / "done", name) as folder:
             for place, content in files.items():
                 path = folder / place
                 path.parent.mkdir(parents=True, exist_ok=True)

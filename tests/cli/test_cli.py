@@ -96,7 +96,7 @@ def test_a_ratio_out_of_reach_says_the_nearest(tiny_model, tmp_path):
         (["--batch", "1,x"], "--batch 1,x: not a list of whole numbers"),
         (["--recipe", "unet3d"], "unknown recipe 'unet3d'"),
         (["--recipe", "nowhere.yaml"], "there is no recipe file 'nowhere.yaml'"),
-        (["--data", "nowhere"], "--data: there is nothing at 'nowhere'"),
+        (["--data", "nowhere"], "--data: there is nothing at '/"),
         (["--target", "trt"], "target 'trt' cannot build here"),
     ],
 )

@@ -12,9 +12,13 @@ import pytest
 from support.command import diffc_in_process as diffc
 
 from diffc.cli import remembered as module
+from diffc.cli.inspect import _scores_file
 from diffc.cli.remembered import remembered
 from diffc.models.source import find_source
+from diffc.output import write_lock_of
 from diffc.recipe import resolve
+from diffc.stage_records import STATE
+from diffc.stages.importance import SCORES
 from diffc_export.cache import cache_folder
 
 
@@ -55,6 +59,27 @@ def test_a_plan_is_made_anew_where_its_target_wants_other_widths(ask, monkeypatc
     numbers = [ask(), ask(verb="inspect")]
     monkeypatch.setattr("diffc.stages.plan.alignment", lambda _: 5)
     assert [*numbers, ask(), ask(verb="inspect")] == [1, 2, 3, 2]
+
+
+def test_a_plan_counts_importance_of_its_own_options_alone(tiny_model, other_model, tmp_path):
+    out, source = tmp_path / "OUT", find_source(tiny_model)
+    model = {"name": "m", "folder": str(source.folder.resolve()), "class_name": "X", "digest": "d"}
+    write_lock_of(out, model, resolve(family=""), {})
+    scores = out / STATE / SCORES
+    scores.parent.mkdir()
+    scores.touch()
+    for flags, counts in (
+        ({"prune": {"ratio": 0.3}, "distill": {"steps": 7}}, True),
+        ({"prune": {"importance": {"gradient_accumulation": 2}}}, True),
+        ({"prune": {"importance": {"method": "magnitude"}}}, False),
+        ({"prune": {"importance": {"threshold": 0.2}}}, False),
+        ({"data": {"images": 7}}, False),
+        ({"seed": 1}, False),
+    ):
+        recipe = resolve(family="", flags=flags)
+        assert (_scores_file(source, recipe, out) == scores) is counts
+        assert counts or not _scores_file(source, recipe, out).exists()
+    assert _scores_file(find_source(other_model), resolve(family=""), out) != scores
 
 
 @pytest.mark.parametrize("text", ["", "[1]", "{"])

@@ -273,15 +273,17 @@ def test_a_misspelled_output_folder_has_the_nearest_name(verb, tmp_path):
 
 @pytest.mark.parametrize(
     ("verb", "words"),
-    [("compile", "diffc: interrupted; the same command goes on from here"),
-     ("check", "diffc: interrupted")],
+    [(["compile"], "diffc: interrupted; the same command goes on from here"),
+     (["compile", "--fresh"],
+      "diffc: interrupted; without --fresh the same command goes on from here"),
+     (["check"], "diffc: interrupted")],
 )  # fmt: skip
 def test_only_a_verb_that_goes_on_says_so_when_it_is_interrupted(verb, words, monkeypatch):
     def interrupt():
         raise KeyboardInterrupt
 
     monkeypatch.setattr("diffc.cli._run_verb", interrupt)
-    done = diffc(verb, "demo")
+    done = diffc(*verb, "demo")
     assert (done.returncode, done.stderr.strip()) == (130, words)
 
 

@@ -12,7 +12,8 @@ from support.runs import compile_quickly, refusal
 from diffc.data.image_folders import class_folders, image_files
 from diffc.data.images import read_images
 from diffc.errors import InputError
-from diffc.stages.data import _data_digest as data_digest
+from diffc.stages.data import data_digest
+from diffc.stages.samples import _existing
 
 SHAPE = (1, 16, 16)
 
@@ -197,3 +198,16 @@ def test_the_notes_and_the_labels_reach_the_run(conditional, tmp_path):
     bright = (clean["sample"].mean(dim=(1, 2, 3)) > 0).tolist()
     assert set(zip(clean["class_labels"].tolist(), bright, strict=True)) == RIGHT
     assert '"no class' in (tmp_path / "o/.diffc/data.json").read_text().replace("\\", "")
+
+
+def test_reference_images_are_known_by_what_is_read_of_them(tmp_path):
+    """Samples of an hour are not made again since a system has left a file of its own."""
+    folder = tmp_path / "reference"
+    fill(folder, 10)
+    keys = [_existing(str(folder), "--reference").keyed()]
+    (folder / ".DS_Store").write_bytes(b"x")
+    (folder / "notes.txt").write_text("of last year")
+    keys.append(_existing(str(folder), "--reference").keyed())
+    save_image(folder / "0.png", 99)
+    keys.append(_existing(str(folder), "--reference").keyed())
+    assert keys[0] == keys[1] != keys[2]

@@ -109,6 +109,18 @@ def test_a_home_folder_is_meant_by_its_sign(tmp_path, monkeypatch):
     assert resolve(family="", recipe="~/r.yaml") == chosen
 
 
+def test_a_path_is_whole_from_whatever_folder_a_run_goes_on(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = "data: {source: images, prompts: p.txt}\nquality: {reference: ../r, features: f.onnx}"
+    chosen = recipe(tmp_path, text)
+    assert chosen.data.source == str(tmp_path / "images")
+    assert chosen.data.prompts == str(tmp_path / "p.txt")
+    assert chosen.quality.reference == str(tmp_path / "../r")
+    assert chosen.quality.features == str(tmp_path / "f.onnx")
+    words = recipe(tmp_path, "data: {source: synthetic}\nquality: {features: inception}")
+    assert words == recipe(tmp_path, "seed: 0")
+
+
 def test_a_folder_of_the_same_name_hides_no_shipped_recipe(tmp_path, monkeypatch):
     (tmp_path / "unet2d").mkdir()
     monkeypatch.chdir(tmp_path)

@@ -66,9 +66,9 @@ class Watched:
         self._files = OpenedFiles(folder)
         timed = StageRunner._do_timed
 
-        def watched(runner, stage, folder):
+        def watched(runner, stage, folder, clock):
             self._files.forget()
-            record = yield from timed(runner, stage, folder)
+            record = yield from timed(runner, stage, folder, clock)
             self.opened[stage.name] = self._files.names()
             return record
 
@@ -91,7 +91,7 @@ class Watched:
         runner = KeyRunner(self.out, self.done, altered)
         request = order.Request(find_source(self.model), self.recipe, self.out)
         drain(order._front(runner, request))
-        drain(build_and_measure(runner, self.recipe, "bench"))
+        drain(build_and_measure(runner, self.recipe, "bench", lambda _: False))
         return runner.keys
 
     def readers(self, path: Path) -> set[str]:

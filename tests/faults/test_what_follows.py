@@ -12,7 +12,14 @@ from support.runs import compile_quickly
 
 from diffc.bundle.build import write_bundle
 from diffc.errors import InputError
-from diffc.follows import check_engine, check_measured, check_model, check_onnx, still_follows
+from diffc.follows import (
+    _Folder,
+    check_engine,
+    check_measured,
+    check_model,
+    check_onnx,
+    still_follows,
+)
 from diffc.gate.baseline import save
 from diffc.gate.subject import open_side
 from diffc.measure.engines import MeasureOptions
@@ -50,6 +57,14 @@ def run(monkeypatch, capsys):
         return ended.value.code or 0, said.out, said.err
 
     return call
+
+
+def test_an_engines_side_is_what_its_stages_name_ends_with(tmp_path, monkeypatch):
+    asked_of = []
+    monkeypatch.setattr(_Folder, "engine_fault", lambda _self, *place: asked_of.append(place))
+    sides = ("dense", "decoder", "encoder", "masked-decoder", "text_encoder_2")
+    still_follows(tmp_path, [f"build-trt-rtx-{side}" for side in sides])
+    assert asked_of == [("trt-rtx", side) for side in sides]
 
 
 def edit_record(out: Path, name: str, **inputs) -> None:

@@ -1,9 +1,13 @@
 """The rule against simulated times whose truth is known, and its three verdicts."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from diffc.gate.figures import judged
 from diffc.gate.rule import (
+    Decision,
     RuleOptions,
     compare_calls,
     decide,
@@ -111,6 +115,15 @@ def test_a_few_pairs_decide_nothing():
 
     assert drain(decide(look, RuleOptions(most_pairs=7))).verdict == "inconclusive"
     assert drain(decide(look, RuleOptions(most_pairs=14))).verdict == "regressed"
+
+
+@pytest.mark.parametrize("pairs", [3, 7, 8])
+@pytest.mark.parametrize(("low", "high", "verdict"), [(1.2, 1.3, "regressed"), (0.9, 1.0, "pass")])
+def test_a_figure_of_few_pairs_is_inconclusive(pairs, low, high, verdict):
+    """Slow loops: the seconds of a look end with three pairs of them."""
+    few = replace(ratio(low, high), pairs=pairs)
+    same = Decision("pass", ratio(0.99, 1.01), np.ones(20), np.ones(20), np.ones((20, 2)), 1.0)
+    assert judged(few, same, 0.05) == (verdict if pairs >= 8 else "inconclusive")
 
 
 @pytest.mark.slow

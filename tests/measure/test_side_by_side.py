@@ -1,6 +1,7 @@
 """Anything against anything: engines, ONNX files, output folders."""
 
 import json
+import shutil
 
 import pytest
 from support.onnx_folder import write_handmade_folder
@@ -66,6 +67,14 @@ def test_output_folder_lists_its_engines_dense_first(engines, tmp_path):
         "OUT/engines/fake/compressed",
     ]
     assert rows[1].speedup.median == pytest.approx(2.0, rel=0.02)
+
+
+def test_engines_of_a_pipelines_other_parts_are_left_aside(engines, tmp_path):
+    dense = engines("fake")["dense"]
+    for part in ("decoder", "encoder", "masked-decoder", "text_encoder_2"):
+        shutil.copytree(dense, dense.parent / part)
+    places = [row.label.removeprefix("OUT/engines/fake/") for row in compare(tmp_path / "OUT").rows]
+    assert places == ["dense", "compressed"]
 
 
 def test_only_the_targets_asked_for(engines, tmp_path):

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from diffc.measure.results import Speedup
 from diffc.measure.statistics import (
     RESAMPLES,
     paired_ratio,
@@ -90,6 +91,29 @@ def test_interval_covers_the_truth_as_often_as_it_says():
     assert held >= 176
 
 
+@pytest.mark.parametrize("n", [2, 3, 4, 5])
+def test_few_pairs_show_no_difference_that_is_not_there(n):
+    """Over 300 repetitions of n pairs of equal times, the intervals seldom exclude 1.
+
+    (Binomial with p = 0.05, n = 300: more than 27 has a probability below 1e-3; with 0.01, 10.)
+    """
+    generator = np.random.default_rng(3)
+    outside = {"ci95": 0, "ci99": 0}
+    for _ in range(300):
+        found = paired_ratio(generator.lognormal(0, 0.02, n), np.ones(n))
+        for name in outside:
+            low, high = getattr(found, name)
+            outside[name] += not low <= 1 <= high
+    assert outside["ci95"] <= 27 and outside["ci99"] <= 10
+
+
+def test_few_pairs_still_show_a_large_difference():
+    dense = 49.6 * np.random.default_rng(4).lognormal(0, 0.02, 4)
+    found = Speedup.of(paired_ratio(dense, np.ones(4)))
+    assert found.is_shown and 45 < found.ci95[0] < 49.6 < found.ci95[1] < 55
+    assert not Speedup.of(paired_ratio(dense[:1], np.ones(1))).is_shown
+
+
 def test_spread_is_one_when_nothing_varies():
     assert spread(np.ones(20)) == 1.0
     assert math.isclose(spread(np.concatenate([np.ones(80), np.full(20, 3.0)])), 3.0)
@@ -100,6 +124,7 @@ def test_students_t_is_scipys():
 
     for freedom in (*range(1, 60), 99, 100, 999, 4096):
         assert student_t(freedom) == pytest.approx(float(stdtrit(freedom, 0.975)), rel=1e-12)
+        assert student_t(freedom, 0.99) == pytest.approx(float(stdtrit(freedom, 0.995)), rel=1e-12)
 
 
 def test_an_interval_needs_no_scipy():

@@ -17,6 +17,7 @@ from support.pipelines import save_ddpm
 
 import diffc
 from diffc.report.card import card, write_card
+from diffc.report.markdown import code_span
 from diffc.report.model import Report
 from diffc_runtime.noise import image_noise
 
@@ -105,6 +106,14 @@ def test_without_figures_the_card_says_so(compiled):
     text = card(report, {})
     assert "## Measured\n\nNothing yet.\n" in text
     assert "and not trained after the cut. It is not the dense model" in text
+
+
+def test_a_name_stands_in_the_card_as_it_is():
+    """In a code span a backslash is no escape, and would be shown."""
+    demo = Report.read(ROOT / "bench" / "results" / "demo-run.json")
+    named = demo.model_copy(update={"model": demo.model.model_copy(update={"name": "my_net"})})
+    assert " of `my_net` with " in card(named, {}) and "# my\\_net, compressed" in card(named, {})
+    assert code_span("a`b*c") == "`` a`b*c ``"
 
 
 def test_the_card_names_every_training():

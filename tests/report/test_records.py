@@ -10,6 +10,7 @@ import pytest
 import diffc
 from diffc import stage_outcomes
 from diffc.report import records
+from diffc.report.collect import _weight_files
 from diffc.report.model import Report
 
 ROOT = Path(__file__).parents[2]
@@ -19,6 +20,20 @@ REPORTS = [
     ROOT / "bench/results/demo-run.json",
 ]
 RECORDS = ("plan", "data", "distillation", "quality", "environment")
+
+
+def test_weights_on_disk_are_the_denoisers_of_one_variant(tmp_path):
+    """Beside it lie a VAE's, and the same weights in another precision."""
+    for name in ("unet", "vae"):
+        (tmp_path / name).mkdir()
+        for variant in ("", ".fp16", ".non_ema"):
+            (tmp_path / name / f"diffusion_pytorch_model{variant}.safetensors").touch()
+    (path,) = _weight_files(tmp_path, "UNet2DConditionModel")
+    assert path == tmp_path / "unet" / "diffusion_pytorch_model.safetensors"
+    (path,) = _weight_files(tmp_path / "unet", "UNet2DConditionModel")
+    assert path.name == "diffusion_pytorch_model.safetensors"
+    assert _weight_files(tmp_path / "gone", "UNet2DConditionModel") == []
+    assert _weight_files(tmp_path, "OfAPackageThatIsNotHere") == []
 
 
 @pytest.mark.parametrize("path", REPORTS, ids=lambda path: path.stem)

@@ -13,9 +13,10 @@ import diffc as api
 from diffc.data.recipe_of_model import recipe_of_model
 from diffc.errors import RequestError
 from diffc.models.source import find_source
-from diffc.output import locked_recipe
+from diffc.output import locked_recipe, write_lock_of
 from diffc.recipe import Recipe, resolve
 from diffc.stages import fit_memory as fitting
+from diffc.stages.finished import is_run_of, keep_request
 from diffc.stages.fit_memory import candidates, fit_memory, section_at
 
 PARAMETERS = (4_000_000, 2_000_000)
@@ -112,6 +113,17 @@ def test_the_least_is_enough_and_one_byte_less_is_not():
     assert settings(chosen)[1] == (16, True)
     with pytest.raises(RequestError):
         fit_memory(None, recipe_with(f"{least - 1}B"), "bench", PARAMETERS)
+
+
+@pytest.mark.parametrize("stage", ["data", *fitting.SECTIONS])
+def test_the_same_command_again_is_no_other_request(stage, tmp_path):
+    recipe = recipe_with("95MB")
+    *_, fitted = candidates(recipe, stage)
+    assert fitted != recipe
+    model = {"name": "m", "folder": "m", "class_name": "UNet2DModel", "digest": "d"}
+    write_lock_of(tmp_path, model, fitted, {"plan": "of its key"})
+    keep_request(tmp_path, fitted, "asks")
+    assert is_run_of(tmp_path, recipe)
 
 
 def test_what_weights_alone_exceed_is_refused_without_a_count(monkeypatch):

@@ -25,7 +25,8 @@ from diffc.models.source import find_source
 from diffc.output import locked_recipe, read_lock
 from diffc.prune.plan import Plan
 from diffc.prune.surgery import cut
-from diffc.stages.order import Request, run, source_of
+from diffc.stages.order import run, source_of
+from diffc.stages.request import Request
 from diffc_export.events import drain
 
 UNTRAINED = {**QUICK, "distill": {"steps": 0}, "repair": {"mode": "off"}}

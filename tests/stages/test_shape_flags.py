@@ -88,7 +88,8 @@ def test_what_cannot_be_exported_is_refused_before_anything_is_made(
     tiny_model, tmp_path, class_name, sides, words
 ):
     from diffc.models.source import find_source
-    from diffc.stages.order import Request, run
+    from diffc.stages.order import run
+    from diffc.stages.request import Request
 
     source = replace(find_source(str(tiny_model)), class_name=class_name)
     recipe = resolve(family=class_name, flags={"export": {"resolution": sides}})

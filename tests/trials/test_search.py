@@ -7,9 +7,9 @@ from support.command import diffc_in_process
 from support.toy_search import GOAL, OPTIONS, VALUES
 
 import diffc
+from diffc.cache_contents import TRIALS
 from diffc.output import locked_recipe, read_lock
 from diffc.trials.running import GoalsMissed
-from diffc.trials.trials import TRIALS
 
 
 def again(model, out, events=None, **settings):

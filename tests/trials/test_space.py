@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
 
+from diffc.data.recipe_of_model import recipe_of_model
 from diffc.errors import DiffcError
 from diffc.models.source import find_source
 from diffc.recipe import Recipe, validate
 from diffc.stages import fit_memory
 from diffc.stages.fit_memory import SECTIONS, section_at
-from diffc.trials.goals import Goals
+from diffc.trials.contest import Entry
+from diffc.trials.goals import Goals, for_any_loop
+from diffc.trials.outcome import _command
 from diffc.trials.request import SearchRequest
 from diffc.trials.request import space_of as request_space
 from diffc.trials.space import Space, words_of
@@ -35,6 +39,20 @@ def test_every_axis_has_defaults(source):
     assert len(space.candidates) == len(set(space.candidates)) == count
     learned = validate(Recipe, {"distill": {"aim": "loop"}}, "test")
     assert space_of(source, learned).values["loop"] == ("own:4", "own:2", "own:1")
+
+
+@pytest.mark.parametrize("aim", ["all-steps", "loop"])
+def test_a_candidates_command_trains_as_the_search_does(aim):
+    """The demo's own recipe trains for one loop, and a search for any unless it is told."""
+    source = find_source("demo")
+    asked = {"distill": {"aim": aim}} if aim == "loop" else {}
+    recipe = recipe_of_model(source, None, for_any_loop(asked, None))
+    space = Space.of(source, recipe, {"ratio": ["0.3"], "loop": ["own:2"], "precision": ["fp32"]})
+    (choice,) = space.candidates
+    words = shlex.split(_command(source, space, Entry(choice, choice, 1.0, {})))
+    flags = dict(zip(words[3::2], words[4::2], strict=True))
+    typed = {"distill": {"aim": flags.get("--distill-for")}}
+    assert recipe_of_model(source, None, typed).distill.aim == space.apply(choice).distill.aim
 
 
 def test_a_candidate_is_a_recipe(source):

@@ -150,7 +150,7 @@ COMMON = (
         values=completion.family_names,
     ),
     Flag("allow_pickle", bool, "Accept .bin weights from an origin you trust."),
-    Flag("fresh", bool, "Ignore what is cached."),
+    Flag("fresh", bool, "Do again what this verb does, whatever is cached."),
     Flag("json", bool, "One JSON object on stdout, nothing else."),
     Flag("quiet", bool, "No progress, no tables.", options=("--quiet", "-q")),
 )
