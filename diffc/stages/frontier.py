@@ -158,7 +158,7 @@ def frontier_stage(
     packages = () if inputs.model.absent else ("torch", "diffusers")
     return Stage(
         f"frontier-{timed.target}",
-        8,
+        9,
         inputs,
         frontier,
         FrontierOutcome,

@@ -127,7 +127,7 @@ def choice_stage(
         threads=recipe.build.threads,
         fingerprint=MachineInput(read_environment()),
     )
-    return Stage(f"choose-{name}", 2, inputs, choose, ChoiceOutcome)
+    return Stage(f"choose-{name}", 3, inputs, choose, ChoiceOutcome)
 
 
 def choose(inputs: ChoiceInputs, folder: StageFolder) -> Work[ChoiceOutcome]:
