@@ -13,6 +13,7 @@ allocates nothing but the array that ``denoise`` returns.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, InitVar, dataclass, replace
 from functools import partial
@@ -353,7 +354,7 @@ class Pipeline:
         if first >= steps:
             raise BadRequest(
                 f"strength {strength:g} of {steps} steps is less than one step: "
-                f"take a strength of {1 / steps:.2g} or more, or more steps"
+                f"take a strength of {math.ceil(1000 / steps) / 1000:g} or more, or more steps"
             )
         return sampler.from_step(first)
 
