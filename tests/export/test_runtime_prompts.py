@@ -279,11 +279,11 @@ def test_less_than_1_is_no_guidance_as_in_diffusers(words, scale):
         }
         for value in (3, 0)
     )
-    made = [
+    images = [
         pipe.generate(1, 2, 1, guidance=one, conditions=given, unconditional=zeros)
         for one in (scale, 1)
     ]
-    assert np.array_equal(*made)
+    assert np.array_equal(*images)
 
 
 def test_a_negative_prompt_without_guidance_is_noted(words):
