@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 import os
-import random
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -14,7 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from diffc.bundle.served import image_inputs
+from diffc.measure.latency import LatencyOptions, interleaved
 from diffc.measure.statistics import paired_ratio
+from diffc_export.events import drain
 
 Call = Callable[[], object]
 PARTS = ("queue", "compute_input", "compute_infer", "compute_output")
@@ -27,7 +30,7 @@ class Turns:
 
     Attributes:
         seconds: Call -> (rounds,), by the clock.
-        processor: Call -> the processor time of all rounds, of the calls that name a process.
+        processor: Call -> its processor time, the mean, of the calls that name a process.
     """
 
     seconds: dict[str, np.ndarray]
@@ -42,30 +45,51 @@ class Turns:
 def in_turn(
     calls: Mapping[str, Call], rounds: int, processes: Mapping[str, int] | None = None
 ) -> Turns:
-    """Time calls in turn, in a random order within each round; one call of each goes before.
+    """Time calls in turn, in a random order within each round (``latency.interleaved``).
 
     With the same order in every round, whatever runs after a pause of its process would pay for
     what the pause made cold.
 
     Args:
         calls: Name -> call.
-        rounds: How often each is called.
+        rounds: How often each has its turn.
         processes: Name -> the process that the call's processor time is taken of, with all that
             it started.
     """
-    for call in calls.values():
-        call()
-    order, seconds = random.Random(0), {name: [] for name in calls}
-    processor = dict.fromkeys(processes or {}, 0.0)
-    for _ in range(rounds):
-        for name in order.sample(list(calls), len(calls)):
-            before = processor_seconds(processes[name]) if name in processor else 0.0
-            start = time.perf_counter()
-            calls[name]()
-            seconds[name].append(time.perf_counter() - start)
-            if name in processor:
-                processor[name] += processor_seconds(processes[name]) - before
-    return Turns({name: np.array(times) for name, times in seconds.items()}, processor)
+    timed = {name: _Timed(call, (processes or {}).get(name)) for name, call in calls.items()}
+    first = {name: call() for name, call in timed.items()}
+    options = LatencyOptions(rounds, seconds=0.0, most_seconds=math.inf, warmup_seconds=0.0)
+    timings = drain(interleaved(timed, options, first=first))
+    processor = {
+        name: statistics.fmean(timed[name].processor[-timings.samples[name].size :])
+        for name in processes or {}
+    }
+    return Turns({name: timings.round_medians(name) for name in calls}, processor)
+
+
+class _Timed:
+    """A call that returns its seconds by the clock.
+
+    Args:
+        call: The call.
+        process: What its processor time is taken of; None: it is not taken.
+
+    Attributes:
+        processor: The processor time of each call so far, in seconds.
+    """
+
+    def __init__(self, call: Call, process: int | None) -> None:
+        self._call, self._process = call, process
+        self.processor: list[float] = []
+
+    def __call__(self) -> float:
+        before = 0.0 if self._process is None else processor_seconds(self._process)
+        start = time.perf_counter()
+        self._call()
+        seconds = time.perf_counter() - start
+        if self._process is not None:
+            self.processor.append(processor_seconds(self._process) - before)
+        return seconds
 
 
 def processor_seconds(process: int) -> float:
@@ -90,12 +114,7 @@ def image_request(
     """A call that requests one image of ``model``."""
     import tritonclient.grpc as client
 
-    values = {"n": np.array([1], np.int32), "steps": np.array([steps], np.int32), **(more or {})}
-    inputs = []
-    for name, value in values.items():
-        kind = client.np_to_triton_dtype(value.dtype)
-        inputs.append(client.InferInput(name, list(value.shape), kind))
-        inputs[-1].set_data_from_numpy(value)
+    inputs = image_inputs(client, steps, more or {})
     with client.InferenceServerClient(url) as channel:
         yield lambda: channel.infer(model, inputs)
 

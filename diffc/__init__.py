@@ -14,7 +14,6 @@ The public names are few and flat; everything heavy is imported when it is first
 
 from __future__ import annotations
 
-import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -27,11 +26,6 @@ if TYPE_CHECKING:
     from diffc.generate.opening import pipeline
     from diffc.recipe import Recipe
     from diffc.report.model import Report
-
-# CUDA numbers the fastest GPU first, nvidia-smi numbers GPUs by their place on the bus. Without
-# this setting, an engine could run on another GPU than the first one of its fingerprint.
-# CUDA reads it when it starts.
-os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
 
 # the one target that runs the torch model itself, and so has to know how diffc loads it
 register("torch", "diffc.torch_target")

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Literal
 
 from diffc.amounts import AGES, BYTES, amount
+from diffc.errors import InputError
 from diffc.locks import nobody_has, out_lock_file
 from diffc.placing import clear_folder
 from diffc.stage_records import RECORD
@@ -112,10 +113,20 @@ def chosen_entries(
 
 
 def clean_cache(cache: Path, entries: Iterable[CacheEntry], *, dry_run: bool = False) -> Cleaning:
-    """Remove ``entries``, but for those that a run uses or is making now."""
+    """Remove ``entries``, but for those that a run uses or is making now.
+
+    Raises:
+        InputError: One cannot be removed; those before it are gone.
+    """
     cleaning = Cleaning([], [])
     for entry in entries:
-        free = _remove(cache, entry, dry_run=dry_run)
+        try:
+            free = _remove(cache, entry, dry_run=dry_run)
+        except OSError as error:
+            raise InputError(
+                f"cannot remove {entry.folder}: {error.strerror}",
+                hint="clean the cache as a user, and on a machine, that may write to it",
+            ) from error
         (cleaning.removed if free else cleaning.in_use).append(entry)
     return cleaning
 

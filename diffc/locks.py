@@ -18,6 +18,7 @@ from pathlib import Path
 
 from diffc.errors import RequestError
 
+_UNWRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)
 
 
@@ -130,14 +131,26 @@ def _is_at(descriptor: int, path: Path) -> bool:
 
 @contextmanager
 def nobody_has(path: Path) -> Iterator[bool]:
-    """Hold the lock at ``path`` alone; False if it is taken, or without locks here."""
+    """Hold the lock at ``path`` alone; False if it is taken, or without locks here.
+
+    Where nothing can be written, a lock that is not there is nobody's.
+    """
     try:
         import fcntl
     except ImportError:
         yield False
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as lock:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = path.open("a")
+    except OSError as error:
+        if error.errno not in _UNWRITABLE:
+            raise
+        if not path.is_file():
+            yield True
+            return
+        lock = path.open()
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

@@ -183,8 +183,10 @@ class TorchEngine:
         return self._bound[call].outputs()
 
     def bind(self, inputs: Arrays) -> TorchCall:
-        """Tensors on the device, floats in the engine's precision."""
+        """Tensors on the device, floats but the timestep in the engine's precision."""
         import torch
+
+        from diffc.models.inputs import input_dtype
 
         shapes.check_inputs(self.info.inputs, self.info.profiles, inputs)
         tensors: dict[str, Any] = {}
@@ -195,7 +197,7 @@ class TorchEngine:
         with out_of_memory(shapes.call_words(NAME, inputs), self._on_gpu):
             for name, array in inputs.items():
                 tensor = torch.tensor(array, device=self._device)  # a copy: it is written to
-                tensors[name] = tensor.to(self._dtype) if tensor.is_floating_point() else tensor
+                tensors[name] = tensor.to(input_dtype(name, tensor.dtype, self._dtype))
             captured = Captured(call) if self.info.details.get("variant") == "graphs" else None
         return TorchCall(captured or call, tensors, self.info)
 

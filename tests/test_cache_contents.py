@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
@@ -160,6 +161,33 @@ def test_a_dry_run_removes_nothing(tmp_path):
     cleaning = clean_cache(cache, cache_entries(cache), dry_run=True)
     assert len(cleaning.removed) == 1
     assert len(cache_entries(cache)) == 1
+
+
+def make_read_only(monkeypatch):
+    """Let no file be opened to be written, and none be renamed."""
+    opened = Path.open
+
+    def refuse(path, *_):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    def open_(path, mode="r", *rest, **named):
+        return refuse(path) if set(mode) & set("wa+") else opened(path, mode, *rest, **named)
+
+    monkeypatch.setattr(Path, "open", open_)
+    monkeypatch.setattr(Path, "rename", refuse)
+
+
+def test_a_read_only_cache_is_looked_at_and_not_cleaned(tmp_path, monkeypatch):
+    cache = fill(tmp_path, "x", "yy")
+    monkeypatch.setenv("DIFFC_CACHE", str(cache))
+    make_read_only(monkeypatch)
+    assert "would remove 2 of 2" in diffc("cache", "clean", "--all", "--dry-run").stdout
+    done = diffc("cache", "clean", "--all")
+    said, hint = done.stderr.splitlines()
+    assert done.returncode == 2 and said.endswith("Read-only file system")
+    assert said.startswith(f"diffc: cannot remove {cache / 'done' / 'demo-'}")
+    assert "may write to it" in hint and "--out" not in hint and "DIFFC_CACHE" not in hint
+    assert len(cache_entries(cache)) == 2
 
 
 def test_the_stages_of_a_run_that_goes_on_stay(tmp_path):

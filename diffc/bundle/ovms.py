@@ -44,7 +44,7 @@ def write(contents: BundleContents, to: Path) -> tuple[str, ...]:
     _write_client(contents, to / "client")
     served = [{"config": _config(name, engine)} for name, engine in models.items()]
     _write_json(to / "config.json", {"model_config_list": served})
-    (to / "README.md").write_text(readme.ovms_readme(contents))
+    (to / "README.md").write_text(readme.ovms_readme(contents), "utf-8")
     return tuple(models)
 
 

@@ -34,7 +34,7 @@ def write(contents: BundleContents, to: Path) -> tuple[str, ...]:
     copy_runtime(contents.target, to / "diffc_runtime")
     (to / "pipeline.json").write_text(json.dumps(contents.served_settings(), indent=2) + "\n")
     (to / "__main__.py").write_text(_PROGRAM)  # ``python FOLDER generate``, from anywhere
-    (to / "README.md").write_text(readme.plain_readme(contents))
+    (to / "README.md").write_text(readme.plain_readme(contents), "utf-8")
     return ()
 
 

@@ -8,6 +8,7 @@ from diffc.bundle.triton_config import batch_ranges, no_batching_note, sample_sh
 from diffc_export.targets import target
 from diffc_runtime.calls import served_name
 from diffc_runtime.engine_folder import LORA_SUFFIX
+from diffc_runtime.files import path_text
 from diffc_runtime.images import is_picture
 from diffc_runtime.json_types import JsonObject
 from diffc_runtime.prompts import read_plan
@@ -195,7 +196,7 @@ def _prompt_inputs(contents: BundleContents) -> str:
 
 
 def _lora_names(contents: BundleContents) -> list[str]:
-    return sorted(path.stem for path in contents.loras.glob(f"*{LORA_SUFFIX}"))
+    return sorted(path_text(path.stem) for path in contents.loras.glob(f"*{LORA_SUFFIX}"))
 
 
 def _loras(contents: BundleContents) -> str:

@@ -52,7 +52,7 @@ def measure_server(
         UnavailableError: The server does not answer, or tritonclient is missing.
     """
     client = _client()
-    inputs = _inputs(client, steps, conditions or {})
+    inputs = image_inputs(client, steps, conditions or {})
     try:
         with client.InferenceServerClient(url) as channel:
             for _ in range(warm_up):
@@ -75,7 +75,14 @@ def _client() -> ModuleType:
     return module
 
 
-def _inputs(client: ModuleType, steps: int, conditions: JsonObject) -> list[InferInput]:
+def image_inputs(client: ModuleType, steps: int, conditions: JsonObject) -> list[InferInput]:
+    """Return the inputs of a request for one image.
+
+    Args:
+        client: ``tritonclient.grpc``.
+        steps: The number of its steps.
+        conditions: The model's conditions by name, arrays or what numpy makes arrays of.
+    """
     values = {
         "n": np.array([1], np.int32),
         "steps": np.array([steps], np.int32),

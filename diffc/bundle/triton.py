@@ -54,7 +54,7 @@ def write(contents: BundleContents, to: Path) -> tuple[str, ...]:
         _write_engine_model(to / name, public_info(engine), [engine])
     _write_pipeline(contents, to / "pipeline")
     _write_bls(contents, to / "pipeline_bls")
-    (to / "README.md").write_text(readme.triton_readme(contents))
+    (to / "README.md").write_text(readme.triton_readme(contents), "utf-8")
     copy_file(RUNTIME / "servers" / "triton" / "client.py", to / "client.py")
     problems = triton_check.find_problems(to)
     if problems:

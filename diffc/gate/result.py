@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from diffc.gate.rule import Verdict
+from diffc_runtime.files import path_text
 from diffc_runtime.json_types import JsonDict
 
 SCHEMA_VERSION = 1
@@ -123,6 +124,4 @@ def overall(figures: list[Figure]) -> Verdict:
 
 def side(path: Path, kind: str, model: str, digest: str | None) -> Side:
     """A side as the result names it."""
-    # a name on a disk may be bytes that are not text, and JSON takes text alone
-    text = str(path).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    return Side(path=text, kind=kind, model=model, digest=digest)
+    return Side(path=path_text(path), kind=kind, model=model, digest=digest)

@@ -30,6 +30,7 @@ from diffc.models.autoencoders import full_config
 from diffc.models.denoiser import Denoiser
 from diffc.models.diffusion import served_settings
 from diffc.models.families.base import sample_shape
+from diffc.models.inputs import input_dtype
 from diffc.models.source import Source, find_source
 from diffc.models.texts.torch_calls import torch_prompts
 from diffc.output import locked_recipe
@@ -187,7 +188,7 @@ def torch_call(denoiser: Denoiser, device: torch.device) -> Denoise:
                 hint="open it in each process, which are then started with the method 'spawn'",
             )
         tensors = {name: torch.from_numpy(value).to(device) for name, value in inputs.items()}
-        tensors = {k: v.to(dtype) if v.is_floating_point() else v for k, v in tensors.items()}
+        tensors = {k: v.to(input_dtype(k, v.dtype, dtype)) for k, v in tensors.items()}
         with torch.inference_mode():
             output: Array = denoiser.call(tensors).float().cpu().numpy()
         return output

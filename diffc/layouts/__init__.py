@@ -5,6 +5,6 @@ optimum.py    ONNX files, for optimum-onnx
 openvino.py   OpenVINO IR, for OpenVINO GenAI
 known.py      the layouts by name
 graphs.py     diffc's graphs with the names and shapes that these libraries call them by
-torch_graphs.py  graphs that OUT/onnx does not hold in their form: text encoders, VAE encoder
+torch_graphs.py  text encoders, which OUT/onnx does not hold in their form
 write.py      write_layout(): the one way in
 """

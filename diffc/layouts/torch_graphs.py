@@ -1,13 +1,12 @@
-"""Graphs that OUT/onnx does not hold in the form that other libraries read.
+"""Text encoders, which OUT/onnx does not hold in the form that other libraries read.
 
-diffc's text encoders give what one pipeline uses of them; these libraries read every output of the
-class: its pooled states, its last ones, and for CLIP the hidden states of every layer. The VAE's
-encoder, which image-to-image needs, gives the mean and logarithm of the variance of the latents.
+diffc's give what one pipeline uses of them; these libraries read every output of the class: its
+pooled states, its last ones, and for CLIP the hidden states of every layer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,19 +44,6 @@ class _AllOutputs(nn.Module):
         return tuple(self.values(ids).values())
 
 
-class _Posterior(nn.Module):
-    """A VAE's encoder: images (B, 3, H, W) to the parameters of the posterior (B, 2 C, h, w)."""
-
-    def __init__(self, vae: nn.Module) -> None:
-        super().__init__()
-        self.vae = vae
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return mean and logarithm of the variance, one after the other."""
-        moments: Tensor = self.vae.encode(images).latent_dist.parameters  # type: ignore[operator]
-        return moments
-
-
 def write_text_encoder(part: Component, path: Path, opset: int) -> None:
     """Write a text encoder as an ONNX file with all of its outputs.
 
@@ -85,43 +71,5 @@ def write_text_encoder(part: Component, path: Path, opset: int) -> None:
     dimensions: dict[int, Any] = {0: torch.export.Dim("batch", min=1, max=63)}
     if length is None:
         dimensions[1] = torch.export.Dim("sequence", min=2, max=_MOST_TOKENS)
-    _write(whole, {IDS: ids}, names, dimensions, path, opset)
-
-
-def write_vae_encoder(vae: nn.Module, size: Sequence[int], path: Path, opset: int) -> None:
-    """Write a VAE's encoder as an ONNX file.
-
-    The graph takes images (B, *size) as ``sample``, and returns ``latent_parameters``
-    (B, 2 C, h, w): the mean of the latents, then the logarithm of their variance. B may be 1 to 63.
-
-    Args:
-        vae: The VAE. It is moved to the CPU and set to evaluation.
-        size: The images' channels, height and width.
-        path: The ONNX file to write; large weights go into a file beside it.
-        opset: The version of ONNX's operators.
-
-    Raises:
-        InputError: torch cannot export it.
-    """
-    images = torch.zeros(_ROWS, *size)
-    dimensions = {0: torch.export.Dim("batch", min=1, max=63)}
-    _write(
-        _Posterior(vae.cpu()).eval(),
-        {"sample": images},
-        ["latent_parameters"],
-        dimensions,
-        path,
-        opset,
-    )
-
-
-def _write(
-    module: nn.Module,
-    inputs: Mapping[str, Tensor],
-    outputs: Sequence[str],
-    dimensions: Mapping[int, Any],
-    path: Path,
-    opset: int,
-) -> None:
-    apart = trace_module(module, inputs, outputs, opset, (dict(dimensions),))
+    apart = trace_module(whole, {IDS: ids}, names, opset, (dimensions,))
     save(apart.proto, path, apart.values)

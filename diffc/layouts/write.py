@@ -1,8 +1,8 @@
 """Writes OUT/onnx and the rest of the pipeline as a folder that another library opens.
 
-The denoiser and the VAE's decoder are the graphs that OUT/onnx holds and engines are built of, in
-fp32. Text encoders and the VAE's encoder are exported by torch (``torch_graphs.py``); a pipeline
-without a VAE's decoder in OUT/onnx is refused.
+The denoiser and the VAE's two parts are the graphs that OUT/onnx holds and engines are built of, in
+fp32. Text encoders are exported by torch (``torch_graphs.py``); a pipeline without a VAE's decoder
+in OUT/onnx is refused.
 """
 
 from __future__ import annotations
@@ -19,12 +19,14 @@ from diffc.follows import check_onnx
 from diffc.layouts.base import Layout
 from diffc.layouts.graphs import write_called
 from diffc.layouts.known import LAYOUTS
+from diffc.models.autoencoders import full_config
 from diffc.models.components import INDEX, SCHEDULER_CONFIG, Component
 from diffc.models.families import family, family_names
+from diffc.models.families.base import PipelineCall
 from diffc.models.files import read_json
 from diffc.models.source import Source, find_source
 from diffc.models.texts import find_kind
-from diffc.output import DECODER, SIDES, onnx_folder, read_lock
+from diffc.output import DECODER, SIDES, VAE_ENCODER, onnx_folder, read_lock
 from diffc.stages.order import source_of
 from diffc.torch_state import own_state
 from diffc_export.targets.onnx_file import DESCRIPTION, MODEL
@@ -34,6 +36,8 @@ from diffc_runtime.prompt_plan import PLAN_FILE, TEXT_FOLDER, ZEROS
 
 _EXPORTED = f"exported/{MODEL}"
 _ENCODER, _DECODER = "vae_encoder", "vae_decoder"
+_ENCODER_CALL = PipelineCall({"out_sample": "latent_parameters"})
+"""How a pipeline calls a VAE's encoder."""
 
 
 @dataclass(frozen=True)
@@ -152,6 +156,7 @@ class PipelineWriter:
                 f"{self.out / 'onnx' / DECODER} is missing: diffc exports no decoder of this VAE",
                 hint="the layouts hold whole pipelines; diffc bundle needs no decoder",
             )
+        onnx_folder(self.out, VAE_ENCODER)
         for part in self._encoders():
             if find_kind(part.class_name) is None:
                 raise InputError(f"{part.name} is a {part.class_name}, which diffc cannot export")
@@ -167,12 +172,12 @@ class PipelineWriter:
 
         opset = int(read_json(self.out / "onnx" / self.side / DESCRIPTION)["opset"])
         place = _component(new, self.source.component, self.source.config)
-        self._write_exported(self.side, self.source.class_name, place)
+        self._write_exported(self.side, family(self.source.class_name).pipeline_call, place)
         for part in self._encoders():
             place = _component(new, part.name, part.config)
             write_text_encoder(part, place / _EXPORTED, opset)
             self._write_graph(place)
-        self._write_vae(new, opset)
+        self._write_vae(new)
         index = dict(self.source.index)
         for part in self.source.components:
             if part.name == self.source.component:
@@ -191,23 +196,19 @@ class PipelineWriter:
     def _is_written(self, part: Component) -> bool:
         return part == self.source.vae or (part.is_text_encoder and part.exists)
 
-    def _write_vae(self, new: Path, opset: int) -> None:
+    def _write_vae(self, new: Path) -> None:
         """Write decoder and encoder, each with the whole VAE's config."""
-        from diffc.data.latents import load_vae, pixel_shape
-        from diffc.layouts.torch_graphs import write_vae_encoder
+        assert self.source.vae is not None
+        config = full_config(self.source.vae)
+        decoder = family(self.source.vae.class_name).pipeline_call
+        self._write_exported(DECODER, decoder, _component(new, _DECODER, config))
+        self._write_exported(VAE_ENCODER, _ENCODER_CALL, _component(new, _ENCODER, config))
 
-        vae = load_vae(self.source)
-        config: JsonDict = dict(vae.config)
-        self._write_exported(DECODER, str(config["_class_name"]), _component(new, _DECODER, config))
-        place, size = _component(new, _ENCODER, config), self._sample_shape()
-        write_vae_encoder(vae, pixel_shape(self.source, size), place / _EXPORTED, opset)
-        self._write_graph(place)
-
-    def _write_exported(self, name: str, class_name: str, place: Path) -> None:
-        """Write a graph of OUT/onnx as a pipeline calls its class."""
+    def _write_exported(self, name: str, call: PipelineCall, place: Path) -> None:
+        """Write a graph of OUT/onnx as a pipeline calls it."""
         write_called(
             self.out / "onnx" / name / MODEL,
-            family(class_name).pipeline_call,
+            call,
             place / _EXPORTED,
             scalar_timestep=self.layout.scalar_timestep,
             zero_ended=self._zero_ended(),

@@ -7,13 +7,18 @@ it determines the number: by its tokenizer, or by its class.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from diffc.input_size import Size
 from diffc.models.config_values import reading_config
 from diffc.models.families import family
+from diffc.models.families.base import TIMESTEP
 from diffc.models.source import Source, read_json
 from diffc_export.specs import TensorSpec
 from diffc_runtime.json_types import JsonObject
+
+if TYPE_CHECKING:
+    import torch
 
 _LENGTHS = {"Kolors": 256, "LDMTextToImage": 77}
 """Prefix of a pipeline's class name -> the length of texts, where the class's call fixes it."""
@@ -34,6 +39,20 @@ def input_specs(
     length = tokens or text_tokens(source)
     with reading_config(source.class_name, source.config):
         return family(source.class_name).specs(source.config, resolution, length)
+
+
+def input_dtype(name: str, given: torch.dtype, network: torch.dtype) -> torch.dtype:
+    """Return the dtype in which a network takes an input, as diffusers' pipelines give it.
+
+    The timestep keeps its own: the network computes its waves in float32, and of 999 bf16 has no
+    more than 1000.
+
+    Args:
+        name: The input's name.
+        given: The dtype of its value.
+        network: The dtype of the network's weights.
+    """
+    return network if given.is_floating_point and name != TIMESTEP.name else given
 
 
 def text_tokens(source: Source) -> int | None:

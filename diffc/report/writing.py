@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from pydantic_core import PydanticSerializationError
+
 from diffc.models.components import CARD
 from diffc.models.source import PRUNING_FILE
 from diffc.report.model import Report
-from diffc_runtime.files import write_text
+from diffc_runtime.files import path_text, write_text
 
 PAGES = ("report.md", "report.html")
 
@@ -25,7 +27,7 @@ def write_report(report: Report, out: Path) -> Report:
     Returns:
         The report that the folder has: the same content has the time of its first writing.
     """
-    path = out / "report.json"
+    path, report = out / "report.json", _as_text(report)
     written = _time_of_writing(path, report)
     if written is not None:
         return report.model_copy(update={"created": written})
@@ -39,6 +41,23 @@ def write_report(report: Report, out: Path) -> Report:
     # last: pages that are newer than the report are of a run that was killed here
     write_text(path, report.model_dump_json(indent=1) + "\n")
     return report
+
+
+def _as_text(report: Report) -> Report:
+    """Return a report that JSON takes: names on a disk, in it, may be bytes that are no text."""
+    try:
+        report.model_dump_json()
+    except PydanticSerializationError:
+        return Report.model_validate(_texts(report.model_dump()))
+    return report
+
+
+def _texts(value: object) -> object:
+    if isinstance(value, dict):
+        return {_texts(key): _texts(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_texts(one) for one in value]
+    return path_text(value) if isinstance(value, str) else value
 
 
 def _time_of_writing(path: Path, report: Report) -> str | None:

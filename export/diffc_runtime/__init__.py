@@ -56,6 +56,7 @@ public is imported when it is first used: diffc takes its errors from here, with
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +69,11 @@ if TYPE_CHECKING:
     from .pipeline import Input, Pipeline
     from .schedulers import NAMES, scheduler
     from .stepping import Scheduler
+
+# CUDA numbers the fastest GPU first, nvidia-smi numbers GPUs by their place on the bus. Without
+# this setting, an engine could run on another GPU than the first one of its fingerprint.
+# CUDA reads it when it starts.
+os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
 
 __all__ = [
     "NAMES",

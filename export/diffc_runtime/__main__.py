@@ -79,7 +79,9 @@ def _parser(home: Path | None) -> argparse.ArgumentParser:
     make.add_argument("--steps", type=int, help="default: as diffc's report, else 50")
     make.add_argument("--seed", type=int, default=0)
     make.add_argument("--scheduler", help=f"one of {', '.join(NAMES)}; default: the model's own")
-    make.add_argument("--guidance", type=float, help="1 for none; default: as diffc's report")
+    make.add_argument(
+        "--guidance", type=float, help="1 or less for none; default: as diffc's report"
+    )
     make.add_argument("--height", type=int, help="in pixels, of a size that the engine serves")
     make.add_argument("--width", type=int, help="the same")
     make.add_argument("--image", type=_path, help="an image that the loop begins with")
@@ -113,8 +115,8 @@ def _generate(options: argparse.Namespace) -> None:
     pipeline = pipeline.with_lora(options.lora)
     usual = pipeline.defaults
     guidance = usual.guidance if options.guidance is None else options.guidance
-    if options.unconditional and guidance == 1:
-        raise BadRequest("--unconditional has no effect without a --guidance other than 1")
+    if options.unconditional and guidance <= 1:
+        raise BadRequest("--unconditional has no effect without a --guidance above 1")
     start = time.perf_counter()
     samples = _samples(pipeline, options)
     seconds = time.perf_counter() - start

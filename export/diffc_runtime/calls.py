@@ -77,7 +77,7 @@ class ImageRequest:
         n: The number of images.
         seed: Image i is image ``first + i`` of this seed.
         first: The index of the first image.
-        guidance: w of classifier-free guidance, u + w (c - u); 1 for none.
+        guidance: w of classifier-free guidance, u + w (c - u); 1 or less for none.
         conditions: Name -> (N, ...) in the input's dtype once the request is checked.
         unconditional: The same for u.
         image: What the loop begins with; None: noise alone.
@@ -310,13 +310,14 @@ def conditions_of(pipe: Pipeline, call: ImageCall, n: int, scale: float | None) 
         pipe: The pipeline.
         call: The call.
         n: The number of images.
-        scale: The caller's scale of guidance; None for the pipeline's.
+        scale: The caller's scale of guidance; None for the pipeline's. Less than 1 is none, as to
+            diffusers' pipelines: those of Turbo models are called with 0.
     """
     check_numbers(n, call.seed)
     scale = None if scale is None else check_guidance(scale)
     given = dict[str, object]()
     none = dict(call.unconditional)
-    guidance = pipe.defaults.guidance if scale is None else scale
+    guidance = max(1.0, pipe.defaults.guidance if scale is None else scale)
     if call.prompts is not None:
         assert pipe.prompts is not None
         taken = {spec.name for spec in pipe.conditions}

@@ -8,6 +8,7 @@
     new_folder                  a temporary folder that takes a folder's place at the end
     rename_folder               the last step of new_folder
     utf8_path                   a path for libraries that take UTF-8 whatever the locale is
+    path_text                   a path for people and for JSON
     no_place                    why no disk has a file or folder of a path
     short_name                  the beginning of a name, to which more is added
 
@@ -157,9 +158,18 @@ def utf8_path(path: Path) -> str:
         return os.fsencode(path).decode("utf-8")
     except UnicodeDecodeError:
         raise InputError(
-            f"the name {str(path)!a} is not UTF-8, and ONNX Runtime takes no other",
+            f"the name {str(path)!a} is not UTF-8, and runtimes take no other",
             hint="rename the folder",
         ) from None
+
+
+def path_text(path: str | os.PathLike[str]) -> str:
+    """Return a path as text that every file takes: a name on a disk may be bytes that are no text.
+
+    Such bytes get the sign for what cannot be shown. Where this process's locale is not UTF-8, the
+    text has the letters that the name has in UTF-8.
+    """
+    return os.fsencode(path).decode("utf-8", "replace")
 
 
 def no_place(path: str | os.PathLike[str]) -> str | None:
@@ -187,7 +197,7 @@ def no_place(path: str | os.PathLike[str]) -> str | None:
 
 def short_name(name: str) -> str:
     """Return the beginning of a name, where more is added: a name has at most 255 bytes."""
-    return os.fsencode(name)[:_SHORT].decode("utf-8", "ignore")
+    return os.fsdecode(os.fsencode(name)[:_SHORT].decode("utf-8", "ignore").encode())
 
 
 def _random_part() -> str:

@@ -13,6 +13,7 @@ allocates nothing but the array that ``denoise`` returns.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, InitVar, dataclass, replace
 from functools import partial
@@ -185,7 +186,7 @@ class Pipeline:
             prompt: A text, or several; a model without text encoders takes none.
             negative_prompt: What guidance leads away from: one text for all, or one a prompt.
             num_inference_steps: The number of the sampler's steps.
-            guidance_scale: Of guidance; 1 for none.
+            guidance_scale: Of guidance; 1 or less for none, as in diffusers.
             num_images_per_prompt: The number of images, of each prompt; ``n`` is the same. Without
                 prompts it is by default as many as a condition has rows, else 1.
             scheduler: The sampler's name; by default the pipeline's own.
@@ -280,7 +281,7 @@ class Pipeline:
             steps: The number of the sampler's steps.
             seed: Image i of the result is image ``first + i`` of this seed.
             scheduler: The sampler's name; by default the pipeline's own.
-            guidance: w of classifier-free guidance, u + w (c - u); 1 for none.
+            guidance: w of classifier-free guidance, u + w (c - u); 1 or less for none.
             conditions: name -> (N, ...), or (...) for all images alike.
             unconditional: As ``conditions``, for u; it replaces the pipeline's own values.
             first: The index of the first image.
@@ -353,7 +354,7 @@ class Pipeline:
         if first >= steps:
             raise BadRequest(
                 f"strength {strength:g} of {steps} steps is less than one step: "
-                f"take a strength of {1 / steps:.2g} or more, or more steps"
+                f"take a strength of {math.ceil(1000 / steps) / 1000:g} or more, or more steps"
             )
         return sampler.from_step(first)
 
@@ -414,7 +415,7 @@ class Pipeline:
         )
 
     def _guidance_weight(self, guidance: float) -> float:
-        weight = check_guidance(guidance)
+        weight = max(1.0, check_guidance(guidance))
         if weight != 1 and not self.conditions:
             raise BadRequest(
                 f"guidance {weight:g} needs a model with conditions; this has none (use 1)"

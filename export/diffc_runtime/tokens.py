@@ -84,7 +84,7 @@ def _read(path: Path) -> tokenizers.Tokenizer:
     except ImportError:
         raise UnfitEngine("prompts need the package tokenizers: pip install tokenizers") from None
     try:
-        tokenizer = Backend.from_file(str(path))
+        tokenizer = Backend.from_buffer(path.read_bytes())  # by its name, it takes UTF-8 alone
     except Exception as error:  # the package raises nothing narrower
         raise UnfitEngine(f"{path} is damaged: {in_short(error)}") from None
     tokenizer.no_padding()

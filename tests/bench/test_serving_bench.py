@@ -51,8 +51,8 @@ def test_every_call_has_its_turn_and_ratios_are_of_pairs(monkeypatch):
 
     monkeypatch.setattr(served_step.time, "perf_counter", lambda: clock[0])
     calls = {
-        "engine": lambda: call("engine", 0.002),
-        "served": lambda: call("served", 0.006),
+        "engine": lambda: call("engine", 0.2),
+        "served": lambda: call("served", 0.6),
     }
     turns = served_step.in_turn(calls, 20, {"engine": os.getpid()})
     assert {name: order.count(name) for name in calls} == {"engine": 21, "served": 21}

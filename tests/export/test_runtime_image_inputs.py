@@ -156,6 +156,18 @@ def test_a_denoiser_that_edits_gets_the_image() -> None:
         pipe.sample(num_inference_steps=2)
 
 
+@pytest.mark.parametrize("steps", [3, 7, 30, 50, 333])
+def test_the_strength_that_is_advised_is_one_step(steps: int) -> None:
+    """It was rounded to two digits, down as well as up: the same error answered it."""
+    pipe = Pipeline(denoise, CONFIG, (3, 8, 8))
+    how = {"image": pixels(), "num_inference_steps": steps}
+    with pytest.raises(BadRequest, match="less than one step") as refused:
+        pipe.sample(strength=1e-4, **how)
+    advised = float(str(refused.value).split("take a strength of ")[1].split()[0])
+    assert advised < 1 / steps + 2e-3
+    pipe.sample(strength=advised, **how)
+
+
 def test_several_pictures_are_made_of_one_image_to_edit() -> None:
     pipe, how = latent(Input(EDITED_IMAGE, (2, 4, 4))), {"num_inference_steps": 2, "seed": 3}
     several = pipe.sample(image=pixels(), n=3, **how)

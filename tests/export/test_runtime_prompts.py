@@ -266,6 +266,26 @@ def test_guidance_leads_away_from_the_negative_prompt(words):
     assert np.array_equal(two[0], alone[0]) and np.abs(two[1] - alone[1]).max() > 1e-3
 
 
+@pytest.mark.parametrize("scale", [0, 0.5])
+def test_less_than_1_is_no_guidance_as_in_diffusers(words, scale):
+    """Turbo models' cards say guidance_scale=0.0, which was an image of no prompt at all."""
+    pipe, options = pipeline(encoder(words)), {"num_inference_steps": 2, "seed": 1}
+    without = pipe.sample("cat", guidance_scale=1, **options)
+    assert np.array_equal(pipe.sample("cat", guidance_scale=scale, **options), without)
+    given, zeros = (
+        {
+            "encoder_hidden_states": np.full((LENGTH, 2), value, np.float32),
+            "encoder_attention_mask": np.ones(LENGTH, np.int64),
+        }
+        for value in (3, 0)
+    )
+    images = [
+        pipe.generate(1, 2, 1, guidance=one, conditions=given, unconditional=zeros)
+        for one in (scale, 1)
+    ]
+    assert np.array_equal(*images)
+
+
 def test_a_negative_prompt_without_guidance_is_noted(words):
     with pytest.warns(UserWarning, match="negative_prompt has no effect without guidance"):
         pipeline(encoder(words)).sample("a", "b", guidance_scale=1.0, num_inference_steps=2)

@@ -15,6 +15,8 @@ import pytest
 import typer
 from support.command import diffc_process as diffc
 from support.disks import file_system, remount
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
 from diffc import cli
 from diffc.cli.command import takes
@@ -22,6 +24,8 @@ from diffc.cli.flags.flag import WritingPlace
 from diffc.cli.places import place_words
 from diffc.cli.verbs import VerbRow
 from diffc.errors import InputError, RequestError
+from diffc.report.model import LoraFigures, Report
+from diffc.report.writing import write_report
 from diffc_export.disks import (
     check_place,
     disk_error,
@@ -29,7 +33,7 @@ from diffc_export.disks import (
     temporary_folder,
     write_array,
 )
-from diffc_runtime.files import utf8_path, write_text
+from diffc_runtime.files import utf8_path, write_bytes, write_text
 
 
 @pytest.fixture
@@ -256,23 +260,88 @@ def test_a_file_is_written_whole_or_not_at_all(small_disk):
     assert (small_disk / "x").read_text() == "before"
 
 
+CAFE = "caf\N{LATIN SMALL LETTER E WITH ACUTE}"
+ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+
 def test_names_in_another_locale_reach_the_runtime(compiled, tmp_path):
     out, _, cache = compiled
-    shutil.copytree(out, tmp_path / "caf\u00e9")
+    shutil.copytree(out, tmp_path / CAFE)
     code = (
         "import os, pathlib; from diffc_runtime.files import utf8_path\n"
         f"folder = next(p for p in pathlib.Path({str(tmp_path)!r}).iterdir() if 'caf' in p.name)\n"
         "from diffc_export.targets import target\n"
         "target('ort-cpu').load(folder / 'engines/ort-cpu/compressed', 1).close(); print('loaded')"
     )
-    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True,
-        env={**os.environ, **plain, "DIFFC_CACHE": str(cache)},
+        env={**os.environ, **ASCII, "DIFFC_CACHE": str(cache)},
     )  # fmt: skip
     assert done.stdout == "loaded\n", done.stderr
+
+
+def test_names_in_another_locale_reach_converters_and_tokenizers(compiled, tmp_path):
+    """Libraries in C++ and Rust: onnx's checker, and the package tokenizers."""
+    shutil.copytree(compiled[0] / "onnx" / "dense", tmp_path / CAFE)
+    words = Tokenizer(WordLevel({"a": 0, "?": 1}, unk_token="?"))
+    words.save(str(tmp_path / CAFE / "words.json"))
+    code = (
+        "import pathlib; from diffc_export.onnx.precision import convert_precision\n"
+        "from diffc_runtime.prompt_plan import TokenizerFacts\n"
+        "from diffc_runtime.tokens import Tokenizer\n"
+        f"folder = next(p for p in pathlib.Path({str(tmp_path)!r}).iterdir() if 'caf' in p.name)\n"
+        "print(Tokenizer(folder, TokenizerFacts('words.json', 1))(['a'], 2, 2).ids)\n"
+        "print(convert_precision(folder, folder / 'fp16', 'fp16')['precision'])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True,
+        env={**os.environ, **ASCII},
+    )  # fmt: skip
+    assert done.stdout == "[[0 1]]\nfp16\n", done.stderr
 
 
 def test_a_name_that_is_no_utf8_is_told():
     with pytest.raises(InputError, match="is not UTF-8"):
         utf8_path(Path(os.fsdecode(b"/tmp/caf\xe9")))
+
+
+def test_a_report_of_names_that_are_no_text_is_written(compiled, tmp_path):
+    """A model's folder with a name of Latin 1 ended its run in a traceback, at the very end."""
+    out = shutil.copytree(compiled[0], tmp_path / "out")
+    report = Report.read(out)
+    name = os.fsdecode(b"/models/caf\xe9")
+    named = {"name": name, "weight": 1.0, "sha256": "0" * 64, "late": False, "left_out": []}
+    changed = {"model": report.model.model_copy(update={"name": name}), "command": f"diffc {name}"}
+    loras = [LoraFigures(**{**named, "name": Path(name).name})]
+    write_report(report.model_copy(update={**changed, "loras": loras}), out)
+    again = Report.read(out)
+    assert again.model.name == "/models/caf\N{REPLACEMENT CHARACTER}"
+    assert again.loras[0].name == "caf\N{REPLACEMENT CHARACTER}"
+    for page in ("report.md", "report.html", "model/README.md"):
+        assert "caf\N{REPLACEMENT CHARACTER}" in (out / page).read_text("utf-8")
+
+
+def test_a_bundle_with_a_lora_of_any_name_in_another_locale(compiled, tmp_path):
+    """Its README names the LoRA, and is UTF-8 wherever it is written."""
+    out, to = shutil.copytree(compiled[0], tmp_path / "out"), tmp_path / "to"
+    lora = out / "engines/ort-cpu/loras/compressed" / f"{CAFE}.npz"
+    write_bytes(lora, b"")
+    command = ("bundle", out, "--server", "none", "--target", "ort-cpu", "--to", to)
+    done = diffc(*command, **ASCII, DIFFC_CACHE=str(compiled[2]))
+    assert done.returncode == 0, done.stderr
+    assert f"--lora {CAFE} " in (to / "README.md").read_text("utf-8")
+    assert (to / "loras" / lora.name).is_file()
+
+
+def test_a_file_of_any_name_is_written_in_another_locale(tmp_path):
+    """It is first written beside its place, under a name that has its own in it."""
+    code = (
+        "import os, pathlib; from diffc_runtime.files import write_text\n"
+        f"write_text(pathlib.Path({str(tmp_path)!r}, os.fsdecode({CAFE.encode()!r})), 'x')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True,
+        env={**os.environ, **ASCII},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == [CAFE]

@@ -260,6 +260,44 @@ def test_a_shift_for_one_size_gives_the_noise_levels_of_the_pipeline(tmp_path):
     np.testing.assert_allclose(levels["openvino"], scheduler.sigmas.numpy(), rtol=1e-5)
 
 
+def test_the_vaes_encoder_takes_every_size_that_the_one_of_out_takes(tmp_path):
+    """Image-to-image begins with it; it was exported anew, of the first size alone."""
+    ort = pytest.importorskip("onnxruntime")
+    out, new = tmp_path / "out" / "onnx", tmp_path / "new"
+    SAVERS["sd"](tmp_path / "model")
+    source = find_source(tmp_path / "model")
+    writer = PipelineWriter(LAYOUTS["optimum"], source, out.parent, "dense")
+    _halving_graph(out / "decoder" / "model.onnx")
+    with pytest.raises(InputError, match="encoder holds no exported model"):
+        writer.check()
+    _halving_graph(out / "encoder" / "model.onnx")
+    writer.check()
+    writer._write_vae(new)
+    encoder = ort.InferenceSession(new / "vae_encoder" / "model.onnx")
+    assert [value.name for value in encoder.get_outputs()] == ["latent_parameters"]
+    for size in ((4, 4), (8, 2)):
+        (values,) = encoder.run(None, {"sample": np.ones((1, 3, *size), np.float32)})
+        assert values.shape == (1, 3, size[0] // 2, size[1] // 2)
+    assert json.loads((new / "vae_encoder" / "config.json").read_text())["scaling_factor"] > 0
+
+
+def _halving_graph(path: Path) -> None:
+    """The mean of every 2x2 pixels, of images of any size."""
+    from onnx import TensorProto, helper, save
+
+    path.parent.mkdir(parents=True)
+    path.with_name("model.json").write_text('{"inputs": [], "opset": 20}')
+    names = {"sample": "", "out_sample": "half_"}
+    shapes = [(name, ["batch", 3, f"{of}height", f"{of}width"]) for name, of in names.items()]
+    given, halved = (helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in shapes)
+    pool = helper.make_node(
+        "AveragePool", [given.name], [halved.name], kernel_shape=[2, 2], strides=[2, 2]
+    )
+    graph = helper.make_graph([pool], "halves", [given], [halved])
+    opset = [helper.make_opsetid("", 20)]
+    save(helper.make_model(graph, opset_imports=opset, ir_version=10), path)
+
+
 def test_a_text_may_end_before_its_zeros(tmp_path):
     """Stable Diffusion 3 without T5: 77 rows of zeros in some libraries, 256 in others."""
     ort = pytest.importorskip("onnxruntime")

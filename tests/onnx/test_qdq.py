@@ -25,14 +25,26 @@ pytest.importorskip("onnxruntime")
 ALL = (Pairs(), Pairs(asymmetric=True), Pairs("fp8"))
 
 
-def by_the_library(path, feeds, pairs, folder):
-    """What ``quantize_static`` makes of a file that it reads whole."""
+THREADS = 1
+"""Of both: a sum that several threads share is rounded otherwise, and so are ranges."""
+
+
+def by_the_library(path, feeds, pairs, folder, monkeypatch):
+    """What ``quantize_static`` makes of a file that it reads whole, in as many threads as ours."""
     from onnxruntime.quantization import (
         CalibrationDataReader,
         QuantFormat,
         QuantType,
+        calibrate,
         quantize_static,
     )
+
+    own = calibrate.onnxruntime.SessionOptions
+
+    def options():
+        chosen = own()
+        chosen.intra_op_num_threads = THREADS
+        return chosen
 
     class Reader(CalibrationDataReader):
         rows = iter(feeds)
@@ -40,24 +52,26 @@ def by_the_library(path, feeds, pairs, folder):
         def get_next(self):
             return next(self.rows, None)
 
-    quantize_static(
-        str(path),
-        str(folder / "int8.onnx"),
-        Reader(),
-        quant_format=QuantFormat.QDQ,
-        op_types_to_quantize=OPERATORS,
-        per_channel=pairs.precision == "int8",
-        activation_type=QuantType.QUInt8 if pairs.asymmetric else QuantType.QInt8,
-        weight_type=QuantType.QInt8,
-        extra_options={
-            "ActivationSymmetric": not pairs.asymmetric,
-            "WeightSymmetric": True,
-            "QuantizeBias": False,
-            "MatMulConstBOnly": True,
-            "DedicatedQDQPair": True,
-            "OpTypesToExcludeOutputQuantization": OPERATORS,
-        },
-    )
+    with monkeypatch.context() as patched:
+        patched.setattr(calibrate.onnxruntime, "SessionOptions", options)
+        quantize_static(
+            str(path),
+            str(folder / "int8.onnx"),
+            Reader(),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=OPERATORS,
+            per_channel=pairs.precision == "int8",
+            activation_type=QuantType.QUInt8 if pairs.asymmetric else QuantType.QInt8,
+            weight_type=QuantType.QInt8,
+            extra_options={
+                "ActivationSymmetric": not pairs.asymmetric,
+                "WeightSymmetric": True,
+                "QuantizeBias": False,
+                "MatMulConstBOnly": True,
+                "DedicatedQDQPair": True,
+                "OpTypesToExcludeOutputQuantization": OPERATORS,
+            },
+        )
     whole = onnx.load(folder / "int8.onnx")
     if pairs.precision == "fp8":
         to_fp8(whole, onnx.load(path))
@@ -67,7 +81,7 @@ def by_the_library(path, feeds, pairs, folder):
 def by_parts(path, feeds, pairs, folder, *, in_file):
     apart = open_apart(path)
     plain = set_aside(apart.proto, folder, "plain.data", apart.values)
-    ranges = activation_ranges(plain, folder, feeds, 1, in_file=in_file)
+    ranges = activation_ranges(plain, folder, feeds, THREADS, in_file=in_file)
     whole = drain(write_pairs(plain, folder, ranges, pairs))
     onnx.save(whole, folder / "whole.onnx")
     return onnx.load(folder / "whole.onnx")
@@ -82,29 +96,53 @@ def contents(model):
     return [node.SerializeToString() for node in model.graph.node], tensors
 
 
-def both(path, feeds, pairs, folder, *, in_file=False):
-    (folder / "a").mkdir()
-    (folder / "b").mkdir()
-    theirs = by_the_library(path, feeds, pairs, folder / "a")
-    return theirs, by_parts(path, feeds, pairs, folder / "b", in_file=in_file)
+@pytest.fixture
+def both(tmp_path, monkeypatch):
+    """The library's and ours, in the folders a and b."""
+
+    def quantised(path, feeds, pairs, *, in_file=False):
+        for name in ("a", "b"):
+            (tmp_path / name).mkdir()
+        theirs = by_the_library(path, feeds, pairs, tmp_path / "a", monkeypatch)
+        return theirs, by_parts(path, feeds, pairs, tmp_path / "b", in_file=in_file)
+
+    return quantised
 
 
 @pytest.mark.parametrize("pairs", ALL, ids=str)
-def test_a_unets_pairs_are_the_librarys(unet_folder, tmp_path, pairs):
+def test_a_unets_pairs_are_the_librarys(unet_folder, tmp_path, both, pairs):
     source = read_onnx(unet_folder)
     feeds = drain(trajectory_feeds(source, QuantizeOptions(trajectories=1)))
-    theirs, ours = both(source.path, feeds, pairs, tmp_path)
+    theirs, ours = both(source.path, feeds, pairs)
     assert contents(ours) == contents(theirs)
     assert (tmp_path / "b" / "whole.data").stat().st_size > 50_000
 
 
-def test_of_weights_that_stay_in_their_file_only_ranges_are_rounded_otherwise(
-    unet_folder, tmp_path
+@pytest.mark.parametrize("in_file", [False, True])
+def test_ranges_are_measured_with_as_many_threads_as_are_given(
+    unet_folder, tmp_path, monkeypatch, in_file
 ):
+    import onnxruntime
+
+    source, threads, opened = read_onnx(unet_folder), [], onnxruntime.InferenceSession
+    feeds = drain(trajectory_feeds(source, QuantizeOptions(trajectories=1)))[:1]
+
+    def session(path, sess_options, **kwargs):
+        threads.append(sess_options.intra_op_num_threads)
+        return opened(path, sess_options, **kwargs)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    apart = open_apart(source.path)
+    plain = set_aside(apart.proto, tmp_path, "plain.data", apart.values)
+    assert activation_ranges(plain, tmp_path, feeds, 3, in_file=in_file)
+    assert threads == [3]
+
+
+def test_of_weights_that_stay_in_their_file_only_ranges_are_rounded_otherwise(unet_folder, both):
     """The runtime's kernels for weights that it has not laid out add up in another order."""
     source = read_onnx(unet_folder)
     feeds = drain(trajectory_feeds(source, QuantizeOptions(trajectories=1)))
-    theirs, ours = (contents(m) for m in both(source.path, feeds, ALL[1], tmp_path, in_file=True))
+    theirs, ours = (contents(m) for m in both(source.path, feeds, ALL[1], in_file=True))
     assert ours[0] == theirs[0]
     other = [(mine, one) for mine, one in zip(ours[1], theirs[1], strict=True) if mine != one]
     assert len(other) < 60
@@ -148,11 +186,13 @@ def shared_graph(path):
 
 @pytest.mark.parametrize("small", [64, 1024])
 @pytest.mark.parametrize("pairs", ALL, ids=str)
-def test_shared_weights_and_biases_are_as_the_library_has_them(tmp_path, monkeypatch, pairs, small):
+def test_shared_weights_and_biases_are_as_the_library_has_them(
+    tmp_path, monkeypatch, both, pairs, small
+):
     """Biases lie in the file too, or do not."""
     monkeypatch.setattr(weights, "SMALL", small)
     feeds = shared_graph(tmp_path / "model.onnx")
-    theirs, ours = both(tmp_path / "model.onnx", feeds, pairs, tmp_path)
+    theirs, ours = both(tmp_path / "model.onnx", feeds, pairs)
     assert contents(ours) == contents(theirs)
 
 

@@ -97,11 +97,15 @@ def test_gpus_are_those_that_are_visible(tmp_path, monkeypatch):
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("package", ["diffc", "diffc_runtime"])
 @pytest.mark.parametrize(("given", "used"), [(None, "PCI_BUS_ID"), ("FASTEST_FIRST",) * 2])
-def test_cuda_numbers_gpus_as_nvidia_smi_does(monkeypatch, given, used):
-    """From the import on, so before any runtime starts CUDA; what somebody set is kept."""
+def test_cuda_numbers_gpus_as_nvidia_smi_does(package, given, used):
+    """From the import on, so before any runtime starts CUDA; what somebody set is kept.
+
+    A bundle has diffc_runtime alone: its engine's GPU was nvidia-smi's first, and it ran on CUDA's.
+    """
     environment = {k: v for k, v in os.environ.items() if k != "CUDA_DEVICE_ORDER"}
-    script = "import os, diffc; print(os.environ['CUDA_DEVICE_ORDER'])"
+    script = f"import os, {package}; print(os.environ['CUDA_DEVICE_ORDER'])"
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True,
         env=environment | ({"CUDA_DEVICE_ORDER": given} if given else {}),

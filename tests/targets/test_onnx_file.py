@@ -172,6 +172,38 @@ def test_description_and_graph_must_agree(folder):
         read_onnx(folder)
 
 
+@pytest.mark.parametrize("key", ["name", "shape", "dtype"])
+def test_an_input_without_what_it_needs_is_named(folder, key):
+    content = json.loads((folder / "model.json").read_text())
+    del content["inputs"][0][key]
+    (folder / "model.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=rf"model\.json: an input has no {key}"):
+        read_onnx(folder)
+
+
+@pytest.mark.parametrize("kind, words", [(0, "has no type of numbers"), (8, "is of texts")])
+def test_an_input_that_is_no_array_of_numbers_is_refused(tmp_path, kind, words):
+    values = [helper.make_tensor_value_info(name, kind, ["b", 2]) for name in ("x", "y")]
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["x"], ["y"])], "g", values[:1], values[1:]
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    onnx.save(model, tmp_path / "model.onnx")
+    with pytest.raises(InputError, match=words):
+        read_onnx(tmp_path / "model.onnx")
+
+
+def test_damaged_places_of_external_data_are_named(folder):
+    _with_external_data(folder)
+    model = onnx.load(folder / "model.onnx", load_external_data=False)
+    for tensor in model.graph.initializer:
+        for entry in tensor.external_data:
+            entry.value = "x" if entry.key == "offset" else entry.value
+    (folder / "model.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(InputError, match=r"where tensor 'w.' lies is damaged"):
+        read_onnx(folder)
+
+
 def test_description_with_another_shape_names_the_input(folder):
     describe_folder(folder, (3, 8, 8))
     with pytest.raises(InputError, match="'sample'"):

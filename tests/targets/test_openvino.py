@@ -1,12 +1,14 @@
 """openvino on real files: outputs, precisions read back, shapes, refusals."""
 
+import json
+
 import numpy as np
 import onnx
 import pytest
 from onnx import helper
 from safetensors.numpy import load_file
 
-from diffc.errors import InputError, UnavailableError
+from diffc.errors import InputError, OutOfMemory, UnavailableError
 from diffc_export.events import drain
 from diffc_export.targets import openvino as module
 from diffc_export.targets import target
@@ -104,3 +106,49 @@ def test_unet_engine_computes_what_torch_did(unet_folder, tmp_path):
     build(unet_folder, tmp_path / "e", batch=(4,))
     inputs, expected = rows(unet_folder)
     assert relative(target("openvino").load(tmp_path / "e")(inputs)["out_sample"], expected) < 1e-5
+
+
+@pytest.mark.parametrize(
+    "words, kind", [("no kernel", UnavailableError), ("bad_alloc", OutOfMemory)]
+)
+def test_a_call_that_openvino_cannot_do_is_one_line(folder, tmp_path, monkeypatch, words, kind):
+    build(folder, tmp_path / "e", batch=(1,))
+    runner, (inputs, _) = target("openvino").load(tmp_path / "e"), rows(folder, 1)
+
+    def fails(*_, **__):
+        raise RuntimeError(
+            f"Exception from src/infer.cpp:3:\nCheck 'x' failed at src/a.cpp:4:\n{words}"
+        )
+
+    monkeypatch.setattr(ov.InferRequest, "infer", fails)
+    monkeypatch.setattr(ov.InferRequest, "wait", fails)
+    for call in (lambda: runner(inputs), runner.bind(inputs).run):
+        with pytest.raises(kind) as caught:
+            call()
+        assert "running openvino on sample 1x1x8x8" in str(caught.value)
+        assert "src/" not in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_size_that_a_graph_cannot_take_is_one_line(tmp_path):
+    """Two levels of a U-Net that a side of three pixels does not divide into."""
+    values = [helper.make_tensor_value_info(n, 1, ["b", 1, "h", "w"]) for n in ("sample", "out")]
+    nodes = [
+        helper.make_node("AveragePool", ["sample"], ["half"], kernel_shape=[2, 2], strides=[2, 2]),
+        helper.make_node("Concat", ["half", "half"], ["wide"], axis=3),
+        helper.make_node("Concat", ["wide", "wide"], ["two"], axis=2),
+        helper.make_node("Add", ["sample", "two"], ["out"]),
+    ]
+    graph = helper.make_graph(nodes, "g", values[:1], values[1:])
+    opsets = [helper.make_opsetid("", 20)]
+    folder = tmp_path / "onnx"
+    folder.mkdir()
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), folder / "model.onnx")
+    sample = {"name": "sample", "shape": [1, 4, 4], "dtype": "float32", "kind": "sample"}
+    about = {"inputs": [{**sample, "sizes": [[4, 4], [3, 3]]}]}
+    about["output"] = {"name": "out", "shape": [1, 4, 4]}
+    (folder / "model.json").write_text(json.dumps(about))
+    build(folder, tmp_path / "e", batch=(1,))
+    runner = target("openvino").load(tmp_path / "e")
+    assert runner({"sample": np.ones((1, 1, 4, 4), np.float32)})["out"].sum() == 32
+    with pytest.raises(UnavailableError, match="OpenVINO failed while reading"):
+        runner({"sample": np.ones((1, 1, 3, 3), np.float32)})

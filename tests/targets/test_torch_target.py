@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,10 +13,13 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file
-from support.onnx_folder import tiny_unet, write_handmade_folder
+from support.onnx_folder import SCHEDULER, tiny_unet, write_handmade_folder
 
 from diffc.errors import InputError, RequestError, UnavailableError
-from diffc.torch_target import Captured
+from diffc.generate.torch_model import torch_call
+from diffc.models.denoiser import denoiser_of
+from diffc.models.families import family
+from diffc.torch_target import Captured, TorchEngine
 from diffc_export.events import drain
 from diffc_export.targets import target
 from diffc_export.targets.base import BuildOptions
@@ -80,6 +84,29 @@ def test_half_precision_is_half(unet_folder, model, tmp_path):
         target("torch").load(tmp_path / "e")(inputs)["out_sample"] - reference["output"]
     )
     assert 1e-4 < error / np.linalg.norm(reference["output"]) < 5e-2
+
+
+TIMES = [981.5, 621, 301, 999]
+"""bf16 has every fourth of the whole ones above 512 alone."""
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_takes_the_whole_timestep(unet_folder, model, tmp_path, dtype):
+    """As diffusers' pipelines give it: the network computes its waves in float32."""
+    half = getattr(torch, dtype)
+    info = built(
+        unet_folder, model, tmp_path / "e", precision={"float16": "fp16"}.get(dtype, "bf16")
+    )
+    inputs = tuple(replace(one, dtype="float32") for one in info.inputs)
+    sample, times = torch.randn(4, 1, 8, 8), torch.tensor(TIMES)
+    network = torch.nn.Module.to(tiny_unet(), half)
+    with torch.no_grad():
+        expected = network(sample.to(half), times).sample.float().numpy()
+    given = {"sample": sample.numpy(), "timestep": times.numpy()}
+    engine = TorchEngine(tiny_unet(), replace(info, inputs=inputs), 1)
+    assert np.array_equal(engine(given)["out_sample"], expected)
+    other = denoiser_of(network, family("UNet2DModel"), SCHEDULER)
+    assert np.array_equal(torch_call(other, torch.device("cpu"))(given), expected)
 
 
 @pytest.fixture

@@ -42,7 +42,7 @@ GENERATE = (
     Flag(
         "image_guidance",
         float,
-        "Scale of classifier-free guidance; 1 for none.",
+        "Scale of classifier-free guidance; 1 or less for none.",
         shown="as the report's",
         name="guidance",
         group=WHAT,

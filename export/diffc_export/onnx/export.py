@@ -108,10 +108,9 @@ def export_onnx(
     wrapped = NamedCall(model, call, names).eval()
     with torch.no_grad():
         output = wrapped(*examples(specs, 1, generator).values())
-    # trace at the largest size: torch would fix a level of a single pixel in the graph
-    traced = [_at(spec, max(sizes)) for spec in specs] if sizes else specs
-    inputs = examples(traced, _EXAMPLE_BATCH, generator)
     most = min(options.most_side or _MOST_SIDE, _MOST_SIDE)
+    traced = [_at(spec, _traced_size(options, most)) for spec in specs] if sizes else specs
+    inputs = examples(traced, _EXAMPLE_BATCH, generator)
     dimensions = _dynamic_dimensions(specs, options.multiple if sizes else None, most)
     # NamedCall.forward takes *tensors: one entry
     apart = trace_module(wrapped, inputs, [OUTPUT], options.opset, (dimensions,))
@@ -131,6 +130,16 @@ def export_onnx(
     }
     (folder / "model.json").write_text(json.dumps(described, indent=1) + "\n", "utf-8")
     return described
+
+
+def _traced_size(options: GraphOptions, most: int) -> Size:
+    """Return the largest height and width, of two pixels or more on the coarsest level.
+
+    torch would fix a side of a single pixel in the graph.
+    """
+    least, most = 2 * options.multiple, most // options.multiple * options.multiple
+    height, width = (min(max(least, *sides), most) for sides in zip(*options.sizes, strict=True))
+    return height, width
 
 
 def _at(spec: TensorSpec, size: Size) -> TensorSpec:
@@ -214,12 +223,21 @@ def trace_module(
             assert program is not None
             _fold(program.model)
     except torch.onnx.errors.OnnxExporterError as error:
-        lines = [line for line in str(error).splitlines() if line.strip()]
         raise InputError(
-            f"the model cannot be exported to ONNX: {in_short(lines[-1])}",
-            hint="an operator of its forward pass has no ONNX counterpart at this opset",
+            f"the model cannot be exported to ONNX: {in_short(_first_cause(error), 400)}",
+            hint="an operator of its forward pass has no ONNX counterpart at this opset, or torch "
+            "cannot trace it",
         ) from error
     return _apart(program)
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    """Return what was raised first: torch's own text begins with its internals, and ends in a note
+    on where they are.
+    """
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def _fold(model: onnx_ir.Model) -> None:

@@ -30,6 +30,7 @@ from diffc_export.onnx.weights import (
 )
 from diffc_export.targets.onnx_file import DESCRIPTION, MODEL, REFERENCE, onnx_digest, read_onnx
 from diffc_runtime.errors import InputError, RequestError
+from diffc_runtime.files import utf8_path
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto, TensorProto
@@ -155,7 +156,7 @@ def write_folder(
 
     out.mkdir(parents=True, exist_ok=True)
     save(apart.proto, out / MODEL, apart.values)
-    onnx.checker.check_model(str(out / MODEL))
+    onnx.checker.check_model(utf8_path(out / MODEL))
     if (folder / REFERENCE).is_file():
         shutil.copyfile(folder / REFERENCE, out / REFERENCE)
     described: dict[str, Any] = json.loads((folder / DESCRIPTION).read_text())

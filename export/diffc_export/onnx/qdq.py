@@ -76,10 +76,8 @@ def activation_ranges(
     calibrator = MinMaxCalibrater(graph, OPERATORS, str(run))
     _put_weights(calibrator.model, plain.graph.initializer)
     calibrator.augment_graph()
-    if in_file:
-        calibrator.infer_session = open_session(run, threads, in_file=True, plain=True)
-    else:
-        calibrator.create_inference_session()
+    # the library's own session would take every core, and ranges would follow from their number
+    calibrator.infer_session = open_session(run, threads, in_file=in_file, plain=True)
     calibrator.collect_data(Reader())
     ranges: Ranges = dict(calibrator.compute_data().items())
     return ranges

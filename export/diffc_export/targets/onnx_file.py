@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from diffc_export.targets.onnx_precision import file_elements, file_precision, shares
-from diffc_runtime.errors import InputError
+from diffc_runtime.errors import InputError, value_words
 from diffc_runtime.files import files_digest
 from diffc_runtime.values import Input
 
@@ -148,6 +148,10 @@ def _description(folder: Path) -> dict[str, Any]:
         raise InputError(f"{path} is not JSON: {error}") from None
     if not isinstance(content, dict) or not isinstance(content.get("inputs"), list):
         raise InputError(f"{path} does not describe an ONNX file (no list of inputs)")
+    for item in content["inputs"]:
+        for key, kind in (("name", str), ("shape", list), ("dtype", str)):
+            if not isinstance(item, dict) or not isinstance(item.get(key), kind):
+                raise InputError(f"{path}: an input has no {key}: {value_words(item)}")
     return content
 
 
@@ -214,7 +218,11 @@ def _external_end(tensor: Any, path: Path) -> tuple[Path, int]:
     location = Path(entries.get("location", ""))
     if location.is_absolute() or ".." in location.parts or location == Path():
         raise InputError(f"{path}: tensor '{tensor.name}' points outside its folder: '{location}'")
-    return path.parent / location, int(entries.get("offset", 0)) + int(entries.get("length", 0))
+    try:
+        offset, length = (int(entries.get(key, 0)) for key in ("offset", "length"))
+    except ValueError as error:
+        raise InputError(f"{path}: where tensor '{tensor.name}' lies is damaged: {error}") from None
+    return path.parent / location, offset + length
 
 
 def _check_types(model: Any, path: Path) -> None:
@@ -264,7 +272,12 @@ def _graph_spec(value: Any, path: Path, item: Mapping[str, Any] | None) -> Input
         hint = "every dimension but a leading batch must be fixed"
         hint += f", or have its sizes in {DESCRIPTION}"
         raise InputError(f"{path}: {reason}", hint=hint)
-    dtype = str(helper.tensor_dtype_to_np_dtype(tensor.elem_type))
+    try:
+        dtype = str(helper.tensor_dtype_to_np_dtype(tensor.elem_type))
+    except KeyError:
+        raise InputError(f"{path}: '{value.name}' has no type of numbers") from None
+    if dtype == "object":
+        raise InputError(f"{path}: '{value.name}' is of texts, and engines take numbers")
     return InputSpec(value.name, tuple(dims[1:]), dtype, sizes=sizes)
 
 

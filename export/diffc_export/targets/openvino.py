@@ -30,7 +30,13 @@ from diffc_export.targets.onnx_file import OnnxModel, read_onnx
 from diffc_export.targets.onnx_precision import shares
 from diffc_runtime import machine
 from diffc_runtime.errors import InputError, UnavailableError
-from diffc_runtime.libraries.openvino import FILE, StaticModels, compile_model, reason
+from diffc_runtime.libraries.openvino import (
+    FILE,
+    StaticModels,
+    compile_model,
+    failures_named,
+    reason,
+)
 
 NAME = "openvino"
 _HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
@@ -167,7 +173,8 @@ def _make_static(graph: Any, profile: shapes.Profile) -> None:
     for name, span in profile.items():
         ends = zip(span.min, span.max, strict=True)
         shaped[name] = partial([low if low == high else (low, high) for low, high in ends])
-    graph.reshape(shaped)
+    with failures_named(f"giving the graph the shapes {shapes.profile_words(profile)}"):
+        graph.reshape(shaped)
 
 
 def _capabilities() -> list[str]:
@@ -237,8 +244,10 @@ class OpenVinoEngine:
     def __call__(self, inputs: Arrays) -> dict[str, Array]:
         """Run once."""
         call = shapes.check_inputs(self.info.inputs, self.info.profiles, inputs)
-        outputs = self._models.request(dict(call)).infer(dict(inputs), share_inputs=True)
-        return {spec.name: outputs[spec.name] for spec in self.info.outputs}
+        request = self._models.request(dict(call))
+        with failures_named(shapes.call_words(NAME, inputs)):
+            outputs = request.infer(dict(inputs), share_inputs=True)
+            return {spec.name: outputs[spec.name] for spec in self.info.outputs}
 
     def bind(self, inputs: Arrays) -> OpenVinoCall:
         """A request of its own whose input tensors are these arrays."""
@@ -260,15 +269,17 @@ class OpenVinoCall:
         self._names = [spec.name for spec in info.outputs]
         self._request = compiled.create_infer_request()
         self._inputs = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
+        self._doing = shapes.call_words(NAME, inputs)
         for name, array in self._inputs.items():
             self._request.set_tensor(name, ov.Tensor(array, shared_memory=True))
 
     def run(self) -> float:
         """One call, in seconds."""
-        start = time.perf_counter()
-        self._request.start_async()
-        self._request.wait()
-        return time.perf_counter() - start
+        with failures_named(self._doing):
+            start = time.perf_counter()
+            self._request.start_async()
+            self._request.wait()
+            return time.perf_counter() - start
 
     def outputs(self) -> dict[str, Array]:
         """What the last run gave."""

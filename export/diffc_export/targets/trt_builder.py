@@ -28,6 +28,7 @@ from diffc_export.targets.onnx_file import OnnxModel
 from diffc_export.targets.shapes import Profile
 from diffc_runtime import machine
 from diffc_runtime.errors import InputError, RequestError, UnavailableError, nearest
+from diffc_runtime.files import utf8_path
 from diffc_runtime.libraries.tensorrt import (
     LIBRARIES,
     Log,
@@ -134,7 +135,7 @@ def parsed(flavour: Flavour, model: OnnxModel) -> Network:
     strongly_typed = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
     network = builder.create_network(strongly_typed)
     parser = trt.OnnxParser(network, logger)
-    if not parser.parse_from_file(str(model.path)):
+    if not parser.parse_from_file(utf8_path(model.path)):
         raise InputError(_parser_reason(parser, model.path, flavour.target))
     if network.num_layers == 0:  # the parser takes junk for a valid, empty network
         raise InputError(f"{model.path} holds no ONNX graph: {flavour.target} found no layers")

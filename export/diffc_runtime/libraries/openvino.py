@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError
+from ..errors import DiffcError, InputError, UnavailableError
+from ..machine.out_of_memory import out_of_memory
 
 FILE = "model.xml"
 Shapes = Mapping[str, tuple[int, ...]]
@@ -35,8 +37,9 @@ class StaticModels:
 
         key = tuple(sorted(shapes.items()))
         if key not in self._models:
-            graph = openvino.Core().read_model(self._path)
-            graph.reshape({name: list(shape) for name, shape in shapes.items()})
+            with failures_named(f"reading {self._path}"):
+                graph = openvino.Core().read_model(self._path)
+                graph.reshape({name: list(shape) for name, shape in shapes.items()})
             self._models[key] = compile_model(graph, self._settings)
         return self._models[key]
 
@@ -58,9 +61,27 @@ def compile_model(graph: Any, settings: Mapping[str, Any]) -> Any:
     import openvino
 
     try:
-        return openvino.Core().compile_model(graph, "CPU", dict(settings))
+        with out_of_memory("compiling the model", on_gpu=False):
+            return openvino.Core().compile_model(graph, "CPU", dict(settings))
     except RuntimeError as error:
         raise InputError(f"OpenVINO cannot compile the model: {reason(error)}") from None
+
+
+@contextmanager
+def failures_named(doing: str) -> Iterator[None]:
+    """Turn whatever OpenVINO raises inside the block into an error of ours.
+
+    Raises:
+        OutOfMemory: It says that memory ran out.
+        UnavailableError: It raised anything else.
+    """
+    try:
+        with out_of_memory(doing, on_gpu=False):
+            yield
+    except DiffcError:
+        raise
+    except RuntimeError as error:
+        raise UnavailableError(f"OpenVINO failed while {doing}: {reason(error)}") from None
 
 
 def reason(error: Exception) -> str:

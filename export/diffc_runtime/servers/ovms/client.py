@@ -105,7 +105,9 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=1)
     parser.add_argument("--steps", type=int, help="default: as diffc's report, else 50")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--guidance", type=float, help="1 for none; default: as diffc's report")
+    parser.add_argument(
+        "--guidance", type=float, help="1 or less: none; default: as diffc's report"
+    )
     for name in ("condition", "unconditional"):
         help_ = "a number, or an .npy file of (n, ...) or (...); may be given again"
         parser.add_argument(f"--{name}", action="append", default=[], metavar="NAME=V", help=help_)

@@ -143,7 +143,9 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=1, help="images, of each prompt")
     parser.add_argument("--steps", type=int, help="default: as diffc's report, else 50")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--guidance", type=float, help="1 for none; default: as diffc's report")
+    parser.add_argument(
+        "--guidance", type=float, help="1 or less: none; default: as diffc's report"
+    )
     parser.add_argument("--height", type=int, help="in pixels, as the engine was built for")
     parser.add_argument("--width", type=int, help="the same")
     parser.add_argument("--scheduler", help="the sampler; default: the model's")
