@@ -16,8 +16,8 @@ network has random weights in fp32 and goes through, each step in a process of i
     convert   the file in fp16
     whole     a run at a small side: importance with few passes, cut, repair, 20 steps of
               distillation, exports, engines of ort-cpu and openvino with their parity, the ladder:
-              the peak of every stage beside what ``diffc plan`` says of it. One that is more than a
-              tenth off, or more than 14 GB in all, ends the benchmark
+              the peak of every stage beside what ``diffc plan`` says of it. With one that is more
+              than a tenth off, or more than 14 GB in all, the benchmark fails once it has written
     blocks    repair and 2 steps in which each block learns alone, likewise
     engine    what was cut there as an engine of OpenVINO, at its own size, against torch
     engines   a run from samples that the dense model draws to the ladder, with engines of ort-cpu
@@ -46,6 +46,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -170,6 +171,14 @@ def main() -> None:
         "environment": read_environment().model_dump(mode="json"),
     }
     args.out.write_text(json.dumps(result, indent=1) + "\n")
+    beyond = [
+        f"{name}: {words}"
+        for name, steps in rows.items()
+        for facts in steps.values()
+        for words in facts.get("beyond", ())
+    ]
+    if beyond:  # the result is written: it shows how far off each is
+        raise SystemExit("\n".join(beyond))
 
 
 def measured(name: str) -> dict[str, Any]:
@@ -311,15 +320,11 @@ def run(_name: str, folder: Path) -> dict[str, Any]:
 
 
 def whole(name: str, folder: Path) -> dict[str, Any]:
-    """A run of a network from its ranking to the ladder, and what each stage took.
-
-    Raises SystemExit where the estimate of a stage is more than a tenth off, or a stage takes more
-    than ``MOST``.
-    """
+    """A run of a network from its ranking to the ladder, and what each stage took."""
     row = chain(name, folder, {**CHAIN, **ENGINES})
     peak = max(took["own_peak_bytes"] for took in row["stages"].values())
     if peak > MOST:
-        raise SystemExit(f"a stage of {name} took {peak / 1e9:.2f} GB: {row}")
+        row["beyond"].append(f"a stage took {peak / 1e9:.2f} GB")
     return row
 
 
@@ -354,7 +359,8 @@ def chain(
             small side are given.
         large: The bytes from which on an estimate is looked at; None: ``LARGE``.
 
-    Raises SystemExit where the estimate of a stage is more than a tenth off.
+    Returns:
+        ``beyond`` has what lies beyond its limit, in words.
     """
     import diffc
     from diffc.data.recipe_of_model import recipe_of_model
@@ -389,15 +395,16 @@ def chain(
         if one.stage in stages.rows:
             stages.rows[one.stage]["estimated_bytes"] = one.memory_bytes
     row = {"stages": stages.rows, "parameters": {"dense": dense, "compressed": small}}
-    _check_estimates(row, LARGE if large is None else large)
+    row["beyond"] = list(_beyond(stages.rows, LARGE if large is None else large))
     return row
 
 
-def _check_estimates(row: dict[str, Any], large: float) -> None:
-    for stage, took in row["stages"].items():
+def _beyond(stages: dict[str, dict[str, Any]], large: float) -> Iterator[str]:
+    """Every stage that took a tenth more or less than was estimated, in words."""
+    for stage, took in stages.items():
         expected, peak = took.get("estimated_bytes"), took["own_peak_bytes"]
         if expected and max(expected, peak) > large and abs(peak - expected) > TENTH * expected:
-            raise SystemExit(f"{stage} took {peak / 1e9:.2f} GB, not {expected / 1e9:.2f}: {row}")
+            yield f"{stage} took {peak / 1e9:.2f} GB, not {expected / 1e9:.2f}"
 
 
 class StagePeaks:

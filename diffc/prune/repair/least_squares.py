@@ -108,5 +108,6 @@ def best_change(fitted: Sums, held_out: Sums) -> Change:
 
 def _solution(lower: Tensor, products: Tensor) -> Tensor:
     """Solve by two triangles, since ``cholesky_solve`` copies its matrix."""
-    half = torch.linalg.solve_triangular(lower, products.T, upper=False)
-    return torch.linalg.solve_triangular(lower.T, half, upper=True).T
+    half: Tensor = torch.linalg.solve_triangular(lower, products.T, upper=False)
+    solved: Tensor = torch.linalg.solve_triangular(lower.T, half, upper=True)
+    return solved.T
