@@ -98,6 +98,7 @@ def full_size_engines(found: dict[str, Any]) -> list[str]:
         "sd15-two-levels": "SD 1.5 without its two lower levels, whose compressed ONNX file is "
         "below 256 MB and read whole",
         "dit-six-blocks": "DiT-XL/2 with 6 of its 28 blocks",
+        "sd15-parts": "the text encoder and the VAE of SD 1.5 around a small U-Net",
     }
     words = (
         f"{'; '.join(about[name] for name in found['networks'])}; with {found['weights']} weights. "

@@ -253,14 +253,15 @@ def _is_large(one: StageNeeds, dense: int, room: int) -> bool:
 def is_large(source: Source) -> bool:
     """Whether freed memory counts, so that the C library gives it back at once.
 
-    Else it keeps freed memory of each thread for later, between blocks that are in use. Of a small
-    network that is little, and giving back takes time.
+    Else it keeps freed memory of each thread for later, between blocks that are in use. Of a
+    pipeline whose networks are all small that is little, and giving back takes time.
 
     Args:
         source: The model. Pickled weights count as small.
     """
-    elements = sum(entry.elements for entry in source.denoiser.tensors().values())
-    return WEIGHT_BYTES * elements > LARGEST_SINGLE_FILE
+    networks = (source.denoiser, *source.components)
+    largest = max(sum(one.elements for one in part.tensors().values()) for part in networks)
+    return WEIGHT_BYTES * largest > LARGEST_SINGLE_FILE
 
 
 def row_by_row(recipe: Recipe) -> Recipe:
