@@ -7,7 +7,7 @@
 
 Pages of a mapped file are read when they are used and given back when memory is short, so that a
 network may be larger than memory. They are those of the model's own files where these hold float32.
-Of other numbers a float32 copy is written to a temporary file, tensor by tensor.
+Of other numbers a float32 copy is written to temporary files, one for each tensor.
 
 A weight that is changed in place gets memory of its own, and the file stays as it is. A file that
 others alter meanwhile is noticed at the end.
@@ -18,9 +18,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -52,8 +51,7 @@ def mapped_denoiser(source: Source) -> Iterator[nn.Module]:
     """
     weights = tuple(source.versions)  # as they are now, before they are read
     with temporary_folder(bytes_to_copy(weights)) as folder:
-        with (folder / "float32").open("wb") as file:
-            model = load_denoiser(source, own=_Copies(file).float32)
+        model = load_denoiser(source, own=_Copies(folder).float32)
         yield model
     source.check_unaltered()
 
@@ -71,8 +69,7 @@ def mapped_component(part: Component) -> Iterator[nn.Module]:
     weights = part.need_weights().paths
     versions = {path: file_version(path) for path in weights}
     with temporary_folder(bytes_to_copy(weights)) as folder:
-        with (folder / "float32").open("wb") as file:
-            model = load_component(part, own=_Copies(file).float32)
+        model = load_component(part, own=_Copies(folder).float32)
         yield model
     check_unaltered(versions, {})
 
@@ -121,10 +118,14 @@ def bytes_to_copy(weights: tuple[Path, ...]) -> int:
 
 
 class _Copies:
-    """Float32 copies of tensors in one file, each of which is mapped when it was written."""
+    """Float32 copies of tensors in files of a folder, each of which is mapped when it was written.
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
+    One file for each: what maps a part of a file keeps it open, and networks have more tensors than
+    a process may have open files.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._count = folder, 0
 
     def float32(self, value: Tensor) -> Tensor:
         """``value`` itself, or its copy."""
@@ -132,9 +133,9 @@ class _Copies:
             return value.clone()
         if (value.dtype == torch.float32 and value.is_contiguous()) or not value.numel():
             return value.float()
-        offset = self._file.tell()
-        write_array(value.float().numpy(), self._file)
-        self._file.flush()
-        shape = (value.numel(),)
-        values = np.memmap(self._file.name, np.float32, "c", offset, shape)
-        return torch.from_numpy(values).reshape(value.shape)
+        self._count += 1
+        path = self._folder / f"float32-{self._count}"
+        with path.open("wb") as file:
+            write_array(value.float().numpy(), file)
+        copy = torch.from_file(str(path), shared=False, size=value.numel(), dtype=torch.float32)
+        return copy.reshape(value.shape)
