@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from diffc.models.source import Source
 
 _BYTES = torch.float32.itemsize
+_PAGE = 4096
+"""Bytes that even the smallest file takes; a smaller tensor stays in memory."""
 
 
 @contextmanager
@@ -131,7 +133,8 @@ class _Copies:
         """``value`` itself, or its copy."""
         if not value.is_floating_point():
             return value.clone()
-        if (value.dtype == torch.float32 and value.is_contiguous()) or not value.numel():
+        is_own = value.dtype == torch.float32 and value.is_contiguous()
+        if is_own or _BYTES * value.numel() < _PAGE:
             return value.float()
         self._count += 1
         path = self._folder / f"float32-{self._count}"

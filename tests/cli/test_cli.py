@@ -299,7 +299,7 @@ def test_a_stage_goes_on_by_another_recipe(verb, compiled, tmp_path, monkeypatch
     from diffc.cli.app import app
 
     commands = []
-    monkeypatch.setattr(stages, "run_chain", lambda command, _: commands.append(command))
+    monkeypatch.setattr(stages, "run_chain", lambda command, *_, **__: commands.append(command))
     out, _, _ = compiled
     CliRunner().invoke(app, [verb, str(out), "--recipe", "gentler.yaml"], catch_exceptions=False)
     assert commands[0].recipe == "gentler.yaml"

@@ -52,7 +52,7 @@ def test_they_are_the_networks_that_are_read_into_memory(tmp_path, name, dtype):
             assert list(state) == list(expected) and not model.training
             for key, value in state.items():
                 assert value.dtype == expected[key].dtype and torch.equal(value, expected[key])
-                if value.numel() > 1 and value.is_floating_point():
+                if value.nbytes >= 4096 and value.is_floating_point():
                     assert any(a <= value.data_ptr() < b for a, b in ranges), (part.name, key)
 
 
@@ -62,7 +62,7 @@ def test_a_pipelines_encoders_are_mapped_together(tmp_path):
         encoders = [getattr(pipeline, f"text_encoder{number}") for number in ("", "_2", "_3")]
         ranges = mapped_ranges()
         for one in encoders:
-            weight = next(iter(one.parameters()))
+            weight = max(one.parameters(), key=torch.numel)
             assert any(a <= weight.data_ptr() < b for a, b in ranges)
 
 
@@ -80,4 +80,5 @@ def test_copies_are_no_open_files(tmp_path):
     source = with_weights_in(save_sdxl(tmp_path / "model"), torch.bfloat16)
     before = len(os.listdir("/proc/self/fd"))
     with mapped_component(source.vae) as vae:
-        assert len(os.listdir("/proc/self/fd")) <= before + 2 < len(vae.state_dict())
+        large = [value for value in vae.state_dict().values() if value.nbytes >= 4096]
+        assert len(os.listdir("/proc/self/fd")) <= before + 2 < before + len(large)
