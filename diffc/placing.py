@@ -147,3 +147,17 @@ def _reflink(origin: Path, goal: Path) -> bool:
     if not done:
         goal.unlink()
     return done
+
+
+def move_files(source: Path, goal: Path) -> None:
+    """Put the files of one folder into another, over those of the same names.
+
+    Args:
+        source: The folder; it may be missing. Its folders stay, empty.
+        goal: Where the files go, on the same file system.
+    """
+    for path in sorted(source.rglob("*")):
+        if path.is_file():
+            moved = goal / path.relative_to(source)
+            moved.parent.mkdir(parents=True, exist_ok=True)
+            path.replace(moved)

@@ -418,15 +418,6 @@ class StageRunner:
             record.write(path)
 
 
-def move_logs(source: Path, goal: Path) -> None:
-    """Put the logs of one output folder into another, over those of the same names."""
-    for path in sorted((source / LOGS).rglob("*")):
-        if path.is_file():
-            place = goal / LOGS / path.relative_to(source / LOGS)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            path.replace(place)
-
-
 @contextmanager
 def _memory_errors(name: str) -> Iterator[None]:
     """Out of memory where no smaller batch helps, such as loading a model, in one line."""

@@ -233,8 +233,11 @@ def _exports(run: _PlannedRun) -> Iterator[tuple[str, float]]:
 def _uncut_exports(source: Source, recipe: Recipe) -> dict[str, float]:
     """The networks that are not cut, and what an export of each takes."""
     of_vae = {DECODER: 15.0, VAE_ENCODER: 9.0, MASKED_DECODER: 15.0}
-    seconds = {name: of_vae.get(name, 6.0) for name in uncut_names(source, recipe)}
-    return seconds if text_stage(source, recipe) is None else {**seconds, TEXT_FOLDER: 0.1}
+    names = uncut_names(source, recipe)
+    seconds = {name: of_vae[name] for name in names if name in of_vae}
+    if text_stage(source, recipe) is not None:
+        seconds[TEXT_FOLDER] = 0.1
+    return seconds | {name: 6.0 for name in names if name not in of_vae}
 
 
 def _engines(run: _PlannedRun, target: str, *, bench: bool) -> Iterator[tuple[str, float]]:

@@ -24,18 +24,18 @@ from diffc.output import (
     write_lock_of,
     write_notes,
 )
-from diffc.placing import clear_folder
+from diffc.placing import clear_folder, move_files
 from diffc.recipe import Recipe
 from diffc.report.collect import Commands, collect, commands_with, stage_records
 from diffc.report.model import Report
 from diffc.runner import (
+    LOGS,
     Outcome,
     Stage,
     StageEvent,
     StageResult,
     StageRunner,
     StageWork,
-    move_logs,
 )
 from diffc.stage_outcomes import (
     BlockLocalOutcome,
@@ -56,6 +56,7 @@ from diffc.stages.distill_loop import distill_loop_stage, forget_loops
 from diffc.stages.expected import expected_work
 from diffc.stages.export import export_stages
 from diffc.stages.finished import NEXT, keep_request, replaces_finished
+from diffc.stages.fit_memory import fit_memory
 from diffc.stages.fuse import FuseInputs, forget_fused, fuse_stage
 from diffc.stages.importance import importance_stage
 from diffc.stages.masked_decoder import masked_decoder_stage
@@ -109,7 +110,7 @@ def _run(request: Request) -> RunWork:
     notes = preflight(source, recipe, out, request.stop)
     if request.evaluation is not None:
         preflight(source, request.evaluation, out, request.stop)
-    recipe, fitted = _fit_memory(source, recipe, request.stop)
+    recipe, fitted = fit_memory(source, recipe, request.stop)
     recipe, chosen = choose_by_block(source, recipe)
     request, notes = replace(request, recipe=recipe), [*notes, *fitted, *chosen]
     if not gpus() and (recipe.memory is not None or is_large(source)):
@@ -127,14 +128,6 @@ def _run(request: Request) -> RunWork:
         _write_report(out, done, _commands(request))
     _wait_for_all_ranks()
     return _raise_if_failed(Report.read(out))
-
-
-def _fit_memory(source: Source, recipe: Recipe, stop: str) -> tuple[Recipe, list[str]]:
-    if recipe.memory is None:
-        return recipe, []
-    from diffc.stages.fit_memory import fit_memory
-
-    return fit_memory(source, recipe, stop)
 
 
 def _chain(request: Request, *, origin: Path | None = None) -> ChainWork:
@@ -156,7 +149,7 @@ def _aside(request: Request) -> ChainWork:
     done = yield from _chain(replace(request, out=aside), origin=out)
     if process_rank() == 0:  # from here on the same command goes on
         write_lock(out, request.source, request.recipe, {})
-        move_logs(aside, out)
+        move_files(aside / LOGS, out / LOGS)
     # what is cached is placed; engines that torch runs name OUT's own model, and are built anew
     placed = yield from without_reused(_chain(replace(request, fresh=False)))
     if process_rank() == 0:

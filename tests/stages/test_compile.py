@@ -107,10 +107,12 @@ def test_another_models_folder_is_refused_and_left_alone(compiled, other_model):
 
 
 def test_a_folder_that_is_not_ours_is_refused(tiny_model, tmp_path):
-    (tmp_path / "precious.txt").write_text("mine")
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "precious.txt").write_text("mine")
     with pytest.raises(InputError, match="is not empty and holds no run of diffc"):
-        compile_(tiny_model, tmp_path, tmp_path / "cache", ratio=0.4)
-    assert os.listdir(tmp_path) == ["precious.txt"]
+        compile_(tiny_model, folder, tmp_path / "cache", ratio=0.4)
+    assert os.listdir(folder) == ["precious.txt"]
 
 
 def test_a_target_that_cannot_build_is_refused_before_any_work(tiny_model, tmp_path):
