@@ -45,7 +45,7 @@ def test_reference_images_and_their_features(tiny_model, tmp_path):
     error = refusal(tiny_model, tmp_path / "o", quality=given)
     assert "is a folder" in str(error)
     error = refusal(tiny_model, tmp_path / "o", quality={"features": "classifier.onnx"})
-    assert str(error).startswith("--features classifier.onnx without --reference")
+    assert "classifier.onnx without --reference" in str(error)
     assert not (tmp_path / "o").exists()
 
 
