@@ -28,7 +28,7 @@ class StageClock:
     def __init__(self, path: Path | None, scratch: Path) -> None:
         self._path = path
         goes_on = path is not None and any(scratch.iterdir())
-        self._before = _kept(path) if path is not None and goes_on else 0.0
+        self._before = _seconds_in(path) if path is not None and goes_on else 0.0
         self._start = self._written = time.perf_counter()
 
     def __enter__(self) -> StageClock:
@@ -55,7 +55,7 @@ class StageClock:
                 write_text(self._path, f"{self.seconds}\n")
 
 
-def _kept(path: Path) -> float:
+def _seconds_in(path: Path) -> float:
     """The seconds in a file; 0 where it is missing or damaged."""
     try:
         seconds = float(path.read_text("utf-8"))

@@ -5,7 +5,8 @@
     prompt_bytes   what encoding the prompts of the data takes
 
 Calls are counted on tensors without memory, as those of the denoisers are (call_memory.py);
-bench/full_size.py compares with what was measured. Exports read the weights where they lie.
+bench/full_size.py compares them (``sd15-parts``). Exports read the weights where they lie.
+Attention is counted as the exporter traces it, with its scores; encoding prompts may take less.
 """
 
 from __future__ import annotations

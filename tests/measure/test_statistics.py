@@ -100,17 +100,17 @@ def test_few_pairs_show_no_difference_that_is_not_there(n):
     generator = np.random.default_rng(3)
     outside = {"ci95": 0, "ci99": 0}
     for _ in range(300):
-        found = paired_ratio(generator.lognormal(0, 0.02, n), np.ones(n))
+        measured = paired_ratio(generator.lognormal(0, 0.02, n), np.ones(n))
         for name in outside:
-            low, high = getattr(found, name)
+            low, high = getattr(measured, name)
             outside[name] += not low <= 1 <= high
     assert outside["ci95"] <= 27 and outside["ci99"] <= 10
 
 
 def test_few_pairs_still_show_a_large_difference():
     dense = 49.6 * np.random.default_rng(4).lognormal(0, 0.02, 4)
-    found = Speedup.of(paired_ratio(dense, np.ones(4)))
-    assert found.is_shown and 45 < found.ci95[0] < 49.6 < found.ci95[1] < 55
+    measured = Speedup.of(paired_ratio(dense, np.ones(4)))
+    assert measured.is_shown and 45 < measured.ci95[0] < 49.6 < measured.ci95[1] < 55
     assert not Speedup.of(paired_ratio(dense[:1], np.ones(1))).is_shown
 
 

@@ -45,8 +45,8 @@ def test_every_axis_has_defaults(source):
 def test_a_candidates_command_trains_as_the_search_does(aim):
     """The demo's own recipe trains for one loop, and a search for any unless it is told."""
     source = find_source("demo")
-    asked = {"distill": {"aim": aim}} if aim == "loop" else {}
-    recipe = recipe_of_model(source, None, for_any_loop(asked, None))
+    options = {"distill": {"aim": aim}} if aim == "loop" else {}
+    recipe = recipe_of_model(source, None, for_any_loop(options, None))
     space = Space.of(source, recipe, {"ratio": ["0.3"], "loop": ["own:2"], "precision": ["fp32"]})
     (choice,) = space.candidates
     words = shlex.split(_command(source, space, Entry(choice, choice, 1.0, {})))
