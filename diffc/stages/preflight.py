@@ -88,6 +88,7 @@ def quick_checks(source: Source, recipe: Recipe, stop: str) -> list[str]:
         check_targets(recipe.build)
     _check_sharding(recipe, stop)
     if stop not in _BEFORE_TRAINING:
+        _check_trackers(recipe)
         for options in _trainings(recipe):
             _check_training(options)
     bench = latency_device(recipe)
@@ -149,18 +150,26 @@ def _trainings(recipe: Recipe) -> list[TrainingSection]:
     return [*first, *([distill.loop] if distill.aim == "loop" else ())]
 
 
+def _check_trackers(recipe: Recipe) -> None:
+    """Refuse a tracker that is not there, also of a training that this recipe leaves out.
+
+    Raises:
+        UnavailableError: A tracker is unknown, or not installed.
+    """
+    trackers = dict.fromkeys((*recipe.distill.trackers, *recipe.distill.loop.trackers))
+    if trackers:
+        from diffc.distill.setup import check_trackers
+
+        check_trackers(list(trackers))
+
+
 def _check_training(options: TrainingSection) -> None:
     """Refuse what the training itself would refuse; torch is imported for precision fp16 alone.
 
     Raises:
         RequestError: The batch does not split over the processes, or the device has no such
             precision.
-        UnavailableError: A tracker is unknown, or not installed.
     """
-    if options.trackers:
-        from diffc.distill.setup import check_trackers
-
-        check_trackers(options.trackers)
     check_batch(options, process_count())
     if options.precision == "fp16":
         from diffc.data.precision import best_device

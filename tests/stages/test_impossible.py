@@ -30,8 +30,10 @@ def test_an_impossible_request_costs_no_training(tmp_path, build, error, words):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_missing_tracker_costs_no_training(tmp_path):
-    options = {"distill": {"trackers": ["no-such-tracker"]}}
+@pytest.mark.parametrize("training", ["distill", "loop"])
+def test_a_missing_tracker_costs_no_training(tmp_path, training):
+    named = {"trackers": ["no-such-tracker"]}
+    options = {"distill": named if training == "distill" else {"loop": named}}
     with pytest.raises(UnavailableError, match="no tracker 'no-such-tracker'"):
         diffc.compile("demo", ratio=0.5, out=tmp_path / "out", options=options)
     assert not (tmp_path / "out").exists()
