@@ -391,7 +391,9 @@ def chain(
     recipe = recipe_of_model(source, None, options)
     calls = call_bytes(source, recipe, folder / "out" / "plan.json")
     uncut = uncut_parts(source, recipe)
-    for one in stage_needs(dense, small, recipe, calls, on_gpu=False, uncut=uncut):
+    tensors = len(source.denoiser.tensors())
+    needs = stage_needs(dense, small, recipe, calls, on_gpu=False, uncut=uncut, tensors=tensors)
+    for one in needs:
         if one.stage in stages.rows:
             stages.rows[one.stage]["estimated_bytes"] = one.memory_bytes
     row = {"stages": stages.rows, "parameters": {"dense": dense, "compressed": small}}

@@ -289,13 +289,15 @@ def forward(name: str) -> list[dict[str, Any]]:
         )
         calls = call_bytes(source, recipe, folder / "out" / "plan.json")
     counts = plan.dense.params, plan.compressed.params
-    needs = {one.stage: one for one in stage_needs(*counts, recipe, calls, on_gpu=False)}
+    tensors = len(source.denoiser.tensors())
+    needs = stage_needs(*counts, recipe, calls, on_gpu=False, tensors=tensors)
+    estimated = {one.stage: one.memory_bytes for one in needs}
     return [
         {
             "network": name,
             "stage": stage,
             "own_peak_bytes": stages.rows[stage]["own_peak_bytes"],
-            "estimated_bytes": needs[stage].memory_bytes,
+            "estimated_bytes": estimated[stage],
         }
         for stage in OF_FORWARD
     ]
@@ -325,8 +327,9 @@ def _estimate(recipe: Any, folder: Path, stage: str) -> int:
 
     os.environ["DIFFC_CACHE"] = str(folder / "cache")
     source = find_source(folder / "model", need_weights=False)
-    count = sum(value.numel() for value in meta_denoiser(source).parameters())
-    needs = stage_needs(count, count, recipe, call_bytes(source, recipe), on_gpu=False)
+    sizes = [value.numel() for value in meta_denoiser(source).parameters()]
+    count, calls = sum(sizes), call_bytes(source, recipe)
+    needs = stage_needs(count, count, recipe, calls, on_gpu=False, tensors=len(sizes))
     return next(one.memory_bytes for one in needs if one.stage == stage)
 
 

@@ -57,8 +57,9 @@ def plan_estimates(
         uncut = uncut_parts(source, recipe, count=is_counted)
     training = trainings(dense, small, recipe, calls)
     needs = stage_needs(
-        dense, small, recipe, calls, on_gpu=bool(gpus()), seconds=seconds, uncut=uncut
-    )
+        dense, small, recipe, calls, on_gpu=bool(gpus()), seconds=seconds, uncut=uncut,
+        tensors=len(source.denoiser.tensors()) if source else 0,
+    )  # fmt: skip
     return {
         "seconds": sum(seconds.values()) if seconds else None,
         "by": rate.words if rate else "",

@@ -1,5 +1,6 @@
 """What exports and engines need of memory beside activations: how often it has their weights.
 
+    graph_bytes    what the process that exports has, without weights
     export_bytes   what a side's ONNX folder needs
     engine_needs   what each target's stages need, from building to the ladder
 
@@ -25,8 +26,11 @@ from diffc_export.onnx.weights import LARGEST_SINGLE_FILE
 if TYPE_CHECKING:
     from diffc_export.targets.base import WeightCopies
 
-EXPORT_BYTES = 560_000_000
-"""Of a process that has exported a network, with what imports and graphs leave in it."""
+EXPORT_BYTES = 460_000_000
+"""Of a process that has exported a network, with what imports leave in it."""
+_TENSOR_BYTES = 440_000
+"""What each of a network's parameter tensors adds to that: graphs grow with the layers, not with
+their widths."""
 _WRITTEN_COPIES = 3
 """How often weights that go into the graph's own file are in memory: the graph as written, its
 bytes, and the graph as it is read again."""
@@ -44,15 +48,25 @@ def is_whole(count: int) -> bool:
     return WEIGHT_BYTES * count <= LARGEST_SINGLE_FILE
 
 
-def export_bytes(count: int, calls: int) -> int:
+def graph_bytes(tensors: int) -> int:
+    """Memory of a process that exports a network or builds it, beside the weights.
+
+    Args:
+        tensors: How many parameter tensors the network has.
+    """
+    return EXPORT_BYTES + _TENSOR_BYTES * tensors
+
+
+def export_bytes(count: int, calls: int, tensors: int) -> int:
     """Memory of the export of one side: the graph is written before torch runs the network.
 
     Args:
         count: Parameters of the network.
         calls: What its calls at the reference inputs take.
+        tensors: The tensors that the parameters are in.
     """
     written = _WRITTEN_COPIES * WEIGHT_BYTES * count if is_whole(count) else 0
-    return EXPORT_BYTES + max(written, calls)
+    return graph_bytes(tensors) + max(written, calls)
 
 
 def engine_needs(
@@ -61,6 +75,8 @@ def engine_needs(
     recipe: Recipe,
     calls: CallBytes,
     uncut: Mapping[str, UncutPart] | None = None,
+    *,
+    tensors: int = 0,
 ) -> Iterator[tuple[str, int]]:
     """(stage, memory) of the stages that build and open engines, in their order.
 
@@ -70,9 +86,11 @@ def engine_needs(
         recipe: Every option.
         calls: What calls of both engines take, as ``bench``.
         uncut: The networks that are not cut, by their folders of OUT/onnx.
+        tensors: The parameter tensors of the dense model; the compressed one has about as many.
     """
     from diffc_export.targets import target as find_target
 
+    base = graph_bytes(tensors)
     for name in recipe.build.target:
         own, facts = recipe.for_target(name), find_target(name).facts
         copies, parts = facts.weight_copies, (uncut or {}) if facts.loader is not None else {}
@@ -81,13 +99,14 @@ def engine_needs(
         is_known = own.build.precision == "fp32"
         for side, count in zip(SIDES, (dense, small), strict=True):
             if is_known:
-                yield f"build-{name}-{side}", EXPORT_BYTES + round(_build_bytes(count, copies))
+                yield f"build-{name}-{side}", base + round(_build_bytes(count, copies))
         for part, needs in parts.items():
             if is_known or part in VAE_PARTS or own.build.precision not in LOWERED_TEXTS:
                 yield f"build-{name}-{part}", _uncut_bytes(needs, copies)
         if is_known:
             decoder = parts.get(DECODER)
-            yield from _of_measuring(name, dense, small, own, calls, copies, decoder)
+            for stage, needed in _of_measuring(name, dense, small, own, calls, copies, decoder):
+                yield stage, base + needed
 
 
 def _of_measuring(
@@ -99,11 +118,14 @@ def _of_measuring(
     copies: WeightCopies,
     decoder: UncutPart | None,
 ) -> Iterator[tuple[str, int]]:
-    """The stages that have engines open, with the decoder where images are made."""
+    """The stages that have engines open, with the decoder where images are made.
+
+    The process itself is left out.
+    """
     sizes = max(1, len(own.export.requested_sizes))
     engines = len(set(own.build.batch)) * sizes if copies.each_shape else 1
     opened = sum(_open_bytes(count, copies) for count in (dense, small))
-    denoisers = EXPORT_BYTES + round(engines * opened) + calls.get("bench", 0)
+    denoisers = round(engines * opened) + calls.get("bench", 0)
     images = 0
     if decoder is not None:
         images = round(engines * _open_bytes(decoder.parameters, copies)) + decoder.engine_calls
@@ -129,4 +151,5 @@ def _open_bytes(count: int, copies: WeightCopies) -> float:
 def _uncut_bytes(part: UncutPart, copies: WeightCopies) -> int:
     """An engine that is compared with torch is opened behind its build, in the same process."""
     compared = _open_bytes(part.parameters, copies) + part.engine_calls if part.compared else 0
-    return EXPORT_BYTES + round(max(_build_bytes(part.parameters, copies), compared))
+    built = _build_bytes(part.parameters, copies)
+    return graph_bytes(part.tensors) + round(max(built, compared))

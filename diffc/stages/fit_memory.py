@@ -64,7 +64,8 @@ def fit_memory(
     if recipe.memory is None:
         return recipe, []
     most = byte_count(recipe.memory) or 0.0
-    run = _StageMemory(source, process_count(), parameters or _parameters(source, recipe))
+    tensors = len(source.denoiser.tensors())
+    run = _StageMemory(source, process_count(), parameters or _parameters(source, recipe), tensors)
     run.check_least(recipe, stop, most)
     chosen, short = recipe, dict[str, int]()
     for stage in run.stages(recipe, stop):
@@ -183,11 +184,13 @@ class _StageMemory:
         source: The model.
         processes: How many share each batch.
         parameters: Of both networks.
+        tensors: In how many the dense model's lie; 0 of pickled weights.
     """
 
     source: Source
     processes: int
     parameters: Parameters
+    tensors: int
 
     def stages(self, recipe: Recipe, stop: str) -> list[str]:
         """The stages up to ``stop`` whose memory grows with the network."""
@@ -202,7 +205,8 @@ class _StageMemory:
         dense, small = self.parameters
         on_gpu = bool(gpus())
         uncut = uncut_parts(self.source, recipe, count=False)
-        needs = stage_needs(dense, small, recipe, {}, on_gpu=on_gpu, uncut=uncut)
+        tensors = len(self.source.denoiser.tensors())
+        needs = stage_needs(dense, small, recipe, {}, on_gpu=on_gpu, uncut=uncut, tensors=tensors)
         least = {one.stage: one.gpu_bytes if on_gpu else one.memory_bytes for one in needs}
         wanted = set(self.stages(recipe, stop)) & set(least) - _NOT_SURE
         largest = max(sorted(wanted), key=lambda name: least[name], default="")
@@ -222,7 +226,9 @@ class _StageMemory:
         if not dense:
             return None
         uncut = uncut_parts(self.source, recipe)
-        needs = stage_needs(dense, small, recipe, calls, on_gpu=on_gpu, uncut=uncut)
+        needs = stage_needs(
+            dense, small, recipe, calls, on_gpu=on_gpu, uncut=uncut, tensors=self.tensors
+        )
         one = next(one for one in needs if one.stage == stage)
         return one.gpu_bytes if on_gpu else one.memory_bytes
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from diffc.errors import RequestError
@@ -34,6 +35,10 @@ if TYPE_CHECKING:
 
 PROCESS_BYTES = 350_000_000
 """Of a process that has imported torch and diffusers."""
+_TENSOR_BYTES = 100_000
+"""What each of a network's parameter tensors adds to that behind the repair: its modules were made
+and counted several times, and some of the memory in between stays with the process."""
+_BEHIND_REPAIR = ("distill-blocks", "distill", "trajectories", "distill-loop", "samples")
 _SLACK = 0.9
 """A stage is refused where this share of what it needs is more than there is."""
 HALVED = {"repair", "trajectories", "samples"}
@@ -71,6 +76,7 @@ def stage_needs(
     on_gpu: bool,
     seconds: Mapping[str, float] | None = None,
     uncut: Mapping[str, UncutPart] | None = None,
+    tensors: int = 0,
 ) -> list[StageNeeds]:
     """What the stages of a run need whose memory grows with the network, in their order.
 
@@ -83,22 +89,25 @@ def stage_needs(
             machine's memory the weights while they are loaded.
         seconds: What each stage takes, where that is known.
         uncut: The networks that are exported beside the denoisers, by their folders of OUT/onnx.
+        tensors: How many parameter tensors the dense model has.
     """
     seconds, uncut = seconds or {}, uncut or {}
     stages = []
     for name, device, loading, disk in _networks(dense, small, recipe, calls, on_gpu=on_gpu):
-        host = PROCESS_BYTES + (loading if on_gpu else max(device, loading))
+        process = PROCESS_BYTES + (_TENSOR_BYTES * tensors if name in _BEHIND_REPAIR else 0)
+        host = process + (loading if on_gpu else max(device, loading))
         gpu = device if on_gpu else 0
         stages.append(StageNeeds(name, host, gpu, disk, seconds.get(name)))
     for name, count in zip(EXPORTS, (dense, small), strict=True):
-        host = export_bytes(count, calls.get(name, 0))
+        host = export_bytes(count, calls.get(name, 0), tensors)
         stages.append(StageNeeds(name, host, 0, WEIGHT_BYTES * count, seconds.get(name)))
     counts = {part: one.parameters for part, one in uncut.items()}
     for part, one in uncut.items():
-        name, host = f"export-{part}", export_bytes(one.parameters, one.export_calls)
+        name = f"export-{part}"
+        host = export_bytes(one.parameters, one.export_calls, one.tensors)
         stages.append(StageNeeds(name, host, 0, WEIGHT_BYTES * counts[part], seconds.get(name)))
     counts |= {"dense": dense, "compressed": small}
-    for name, host in engine_needs(dense, small, recipe, calls, uncut):
+    for name, host in engine_needs(dense, small, recipe, calls, uncut, tensors=tensors):
         disk = _engine_disk(name, counts)
         stages.append(StageNeeds(name, host, 0, disk, seconds.get(name)))
     return stages
@@ -225,17 +234,20 @@ def first_lack(source: Source, recipe: Recipe, stages: Sequence[str]) -> Lack | 
         recipe: Every option.
         stages: Names of stages.
     """
-    dense = sum(entry.elements for entry in source.denoiser.tensors().values())
+    sizes = [entry.elements for entry in source.denoiser.tensors().values()]
+    dense = sum(sizes)
     small = round(dense * (1 - recipe.prune.ratio))
     gpu, host = gpu_memory() if gpus() else None, host_memory()
     uncut = uncut_parts(source, recipe, count=False)
-    needs = stage_needs(dense, small, recipe, {}, on_gpu=gpu is not None, uncut=uncut)
+    needed_by = partial(
+        stage_needs, dense, small, recipe, on_gpu=gpu is not None, tensors=len(sizes)
+    )
+    needs = needed_by({}, uncut=uncut)
     room = min((there[1] for there in (gpu, host) if there is not None), default=0)
     if any(_is_large(one, dense, room) for one in needs):
         from diffc.stages.call_memory import call_bytes
 
-        calls, uncut = call_bytes(source, recipe), uncut_parts(source, recipe)
-        needs = stage_needs(dense, small, recipe, calls, on_gpu=gpu is not None, uncut=uncut)
+        needs = needed_by(call_bytes(source, recipe), uncut=uncut_parts(source, recipe))
     for one in needs:
         places = (("this machine", one.memory_bytes, host), ("its GPU", one.gpu_bytes, gpu))
         for place, needed, there in places:

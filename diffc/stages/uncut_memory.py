@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 VAE_PARTS = (DECODER, VAE_ENCODER, MASKED_DECODER)
 """The networks that are parts of the VAE; the others are text encoders."""
-_VERSION = 1
+_VERSION = 2
 """Raised whenever the count changes."""
 
 
@@ -57,12 +57,14 @@ class UncutPart:
         export_calls: Bytes of the largest call by which it is exported.
         engine_calls: Bytes of a call of its engine in the largest batch.
         compared: Whether its engine is compared with torch when it is built.
+        tensors: How many tensors the parameters are in.
     """
 
     parameters: int
     export_calls: int = 0
     engine_calls: int = 0
     compared: bool = True
+    tensors: int = 0
 
 
 def uncut_names(source: Source, recipe: Recipe) -> list[str]:
@@ -97,7 +99,8 @@ def uncut_parts(source: Source, recipe: Recipe, *, count: bool = True) -> dict[s
     parts = {}
     for name in uncut_names(source, recipe):
         answer = partial(_count, source, recipe, name) if count else _nothing
-        known = UncutPart(_elements(source, name), compared=name != DECODER)
+        sizes = _elements(source, name)
+        known = UncutPart(sum(sizes), compared=name != DECODER, tensors=len(sizes))
         with suppress(LookupError):
             counted = cached_json("uncut-memory", _key(source, recipe, name), answer, dict)
             if counted:
@@ -131,11 +134,11 @@ def _nothing() -> dict[str, int]:
     raise LookupError
 
 
-def _elements(source: Source, name: str) -> int:
-    """Of all the component's files; of pickles 0."""
+def _elements(source: Source, name: str) -> list[int]:
+    """Of each tensor of the component's files; of pickles none."""
     part = source.vae if name in VAE_PARTS else None
     part = part or source.find_component(name)
-    return 0 if part is None else sum(entry.elements for entry in part.tensors().values())
+    return [] if part is None else [entry.elements for entry in part.tensors().values()]
 
 
 def _key(source: Source, recipe: Recipe, name: str) -> str:
@@ -214,6 +217,7 @@ class _Work:
             self.bytes_of(place, self.reference),
             self.bytes_of(place, rows),
             self.compared,
+            len(parameters),
         )
 
     def bytes_of(self, place: WithoutMemory, rows: int) -> int:

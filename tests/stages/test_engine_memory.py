@@ -13,7 +13,13 @@ from torch import nn
 from diffc.models.source import find_source
 from diffc.recipe import Recipe
 from diffc.stages import engine_memory
-from diffc.stages.engine_memory import EXPORT_BYTES, engine_needs, export_bytes, is_whole
+from diffc.stages.engine_memory import (
+    EXPORT_BYTES,
+    engine_needs,
+    export_bytes,
+    graph_bytes,
+    is_whole,
+)
 from diffc.stages.needs import stage_needs, stages_until
 from diffc_export import targets
 from diffc_export.onnx import weights
@@ -65,6 +71,19 @@ def test_both_engines_are_open_while_they_are_measured_and_torch_beside_them():
     assert rows_of(loop)["frontier-ort-cpu"] == rows_of(loop)["explain-ort-cpu"] + small
 
 
+def test_a_process_with_many_layers_has_a_larger_graph_at_every_stage():
+    few, many = (dict(engine_needs(*LARGE, BOTH, {}, tensors=tensors)) for tensors in (0, 1000))
+    more = graph_bytes(1000) - graph_bytes(0)
+    assert more > 0
+    assert many == {stage: needed + more for stage, needed in few.items()}
+    exported = {
+        one.stage: one.memory_bytes
+        for one in stage_needs(*LARGE, BOTH, {}, on_gpu=False, tensors=1000)
+    }
+    assert exported["export-dense"] == exported["export-compressed"] == graph_bytes(1000)
+    assert all(exported[stage] == needed for stage, needed in many.items())
+
+
 def test_a_runtime_with_an_engine_for_each_shape_has_all_of_them_open():
     batches = BOTH.model_copy(update={"build": BOTH.build.model_copy(update={"batch": (1, 4, 4)})})
     one, two = rows_of(BOTH), rows_of(batches)
@@ -96,7 +115,7 @@ def test_more_weights_never_need_less_where_they_lie_alike(count, more, name):
         return
     before, after = (rows_of(recipe, (each, each)) for each in (count, count + more))
     assert all(after[stage] > before[stage] for stage in before)
-    assert export_bytes(count + more, 5) >= export_bytes(count, 5)
+    assert export_bytes(count + more, 5, 9) >= export_bytes(count, 5, 9)
 
 
 def test_a_target_never_has_less_than_the_weights_of_what_is_open():
@@ -123,7 +142,7 @@ def test_a_file_is_read_whole_where_the_export_wrote_it_so(tmp_path, monkeypatch
     )
     apart = tmp_path / "model.onnx.data"
     assert apart.exists() == bool(beyond) == (not is_whole(count))
-    written = export_bytes(count, 0) - EXPORT_BYTES
+    written = export_bytes(count, 0, 0) - EXPORT_BYTES
     assert written == (0 if beyond else 3 * 4 * count)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from types import SimpleNamespace
 
 import pytest
 from support.command import diffc_in_process as diffc
@@ -21,6 +22,8 @@ from diffc.stages.finished import is_run_of, keep_request
 from diffc.stages.fit_memory import candidates, fit_memory, section_at
 
 PARAMETERS = (4_000_000, 2_000_000)
+SOURCE = SimpleNamespace(denoiser=SimpleNamespace(tensors=dict))
+"""Of made-up networks nothing is asked but how many tensors they have."""
 ROW = 10_000_000
 STAGES = ("importance", "distill", "distill-loop")
 
@@ -94,9 +97,9 @@ def test_it_is_the_first_of_all_settings_that_fits(megabytes):
         fits = [one for one in every if bytes_by_hand(one, stage) <= megabytes * 1e6]
         if not fits:
             with pytest.raises(RequestError, match="needs at least"):
-                fit_memory(None, recipe, "bench", PARAMETERS)
+                fit_memory(SOURCE, recipe, "bench", PARAMETERS)
             return
-        chosen, _ = fit_memory(None, recipe, "bench", PARAMETERS)
+        chosen, _ = fit_memory(SOURCE, recipe, "bench", PARAMETERS)
         place = list(fitting.SECTIONS).index(stage)
         assert settings(chosen)[place] == settings(fits[0])[place]
 
@@ -107,15 +110,15 @@ def test_the_least_is_enough_and_one_byte_less_is_not():
     floor = 20 * small + 4 * dense  # of the distillation, without activations
     recipe = recipe_with(f"{floor}B")
     with pytest.raises(RequestError, match=r"B: the stage 'distill' needs at least") as refused:
-        fit_memory(None, recipe, "bench", PARAMETERS)
+        fit_memory(SOURCE, recipe, "bench", PARAMETERS)
     size = refused.value.hint.split()[1]
     least = min(bytes_by_hand(one, "distill") for one in candidates(recipe, "distill"))
     assert size == f"{-(-least // 10**6)}MB"
-    fit_memory(None, recipe_with(size), "bench", PARAMETERS)
-    chosen, _ = fit_memory(None, recipe_with(f"{least}B"), "bench", PARAMETERS)
+    fit_memory(SOURCE, recipe_with(size), "bench", PARAMETERS)
+    chosen, _ = fit_memory(SOURCE, recipe_with(f"{least}B"), "bench", PARAMETERS)
     assert settings(chosen)[1] == (16, True)
     with pytest.raises(RequestError):
-        fit_memory(None, recipe_with(f"{least - 1}B"), "bench", PARAMETERS)
+        fit_memory(SOURCE, recipe_with(f"{least - 1}B"), "bench", PARAMETERS)
 
 
 @pytest.mark.parametrize("stage", ["data", *fitting.SECTIONS])
@@ -136,7 +139,7 @@ def test_what_weights_alone_exceed_is_refused_without_a_count(monkeypatch):
     monkeypatch.setattr(fitting, "call_bytes", None)
     floor = 20 * PARAMETERS[1] + 4 * PARAMETERS[0]
     with pytest.raises(RequestError, match="needs at least") as refused:
-        fit_memory(None, recipe_with(f"{floor - 1}B"), "bench", PARAMETERS)
+        fit_memory(SOURCE, recipe_with(f"{floor - 1}B"), "bench", PARAMETERS)
     assert "comes on top" in refused.value.hint
 
 
@@ -144,25 +147,25 @@ def test_what_weights_alone_exceed_is_refused_without_a_count(monkeypatch):
 def test_what_is_set_by_hand_stays():
     by_hand = {"distill": {"gradient_accumulation": 2, "loop": {"gradient_checkpointing": False}}}
     recipe = recipe_with("95MB", **by_hand)
-    chosen, notes = fit_memory(None, recipe, "bench", PARAMETERS)
+    chosen, notes = fit_memory(SOURCE, recipe, "bench", PARAMETERS)
     _, training, loop = settings(chosen)
     assert training == (2, True) and not loop[1] and loop[0] > 1
     assert "distill.gradient_checkpointing" in notes[0] and notes[0].startswith("to fit 95MB: ")
     with pytest.raises(RequestError, match="'distill' needs at least"):
-        fit_memory(None, recipe_with("75MB", **by_hand), "bench", PARAMETERS)
+        fit_memory(SOURCE, recipe_with("75MB", **by_hand), "bench", PARAMETERS)
 
 
 @pytest.mark.usefixtures("made_up")
 def test_only_the_stages_of_the_run_have_to_fit_and_room_changes_nothing():
     recipe = recipe_with("60MB")
-    assert fit_memory(None, recipe, "plan", PARAMETERS)[0].distill == recipe.distill
-    fitted, notes = fit_memory(None, recipe_with("40MB"), "plan", PARAMETERS)
+    assert fit_memory(SOURCE, recipe, "plan", PARAMETERS)[0].distill == recipe.distill
+    fitted, notes = fit_memory(SOURCE, recipe_with("40MB"), "plan", PARAMETERS)
     assert fitted.distill == recipe.distill
     assert fitted.prune.importance.by_block == "on"
     assert "prune.importance.by_block on" in notes[0]
     roomy = recipe_with("4TB")
-    assert fit_memory(None, roomy, "bench", PARAMETERS) == (roomy, [])
-    assert fit_memory(None, Recipe(), "bench", PARAMETERS) == (Recipe(), [])
+    assert fit_memory(SOURCE, roomy, "bench", PARAMETERS) == (roomy, [])
+    assert fit_memory(SOURCE, Recipe(), "bench", PARAMETERS) == (Recipe(), [])
 
 
 def drawn(recipe: Recipe) -> int:
@@ -175,28 +178,28 @@ def test_fewer_samples_are_drawn_at_a_time_where_all_have_no_room(monkeypatch):
     score = {"prune": {"importance": {"method": "random"}}}
     for megabytes, rows in ((1000, 32), (200, 16), (100, 8), (30, 1)):
         single = resolve(family="", base={**score, "memory": f"{megabytes}MB"}, flags={})
-        chosen, notes = fit_memory(None, single, "plan", PARAMETERS)
+        chosen, notes = fit_memory(SOURCE, single, "plan", PARAMETERS)
         assert chosen.data.batch == rows and drawn(chosen) <= megabytes * 10**6
         assert 2 * rows > 32 or drawn(fitting._with_rows(chosen, 2 * rows)) > megabytes * 10**6
         assert bool(notes) == (rows < 32) and all(f"data.batch {rows}" in one for one in notes)
         assert fitting.with_settings_of(single, chosen) == chosen
     by_hand = resolve(family="", base={"memory": "100MB"}, flags={"data": {"batch": 32}})
     with pytest.raises(RequestError, match="the stage 'data' needs at least"):
-        fit_memory(None, by_hand, "plan", PARAMETERS)
+        fit_memory(SOURCE, by_hand, "plan", PARAMETERS)
 
 
 @pytest.mark.usefixtures("made_up")
 def test_each_process_of_a_launch_works_its_share(monkeypatch):
     recipe = recipe_with("120MB")
-    alone, _ = fit_memory(None, recipe, "bench", PARAMETERS)
+    alone, _ = fit_memory(SOURCE, recipe, "bench", PARAMETERS)
     monkeypatch.setattr(fitting, "process_count", lambda: 4)
-    shared, _ = fit_memory(None, recipe, "bench", PARAMETERS)
+    shared, _ = fit_memory(SOURCE, recipe, "bench", PARAMETERS)
     assert settings(shared)[1][0] < settings(alone)[1][0]
 
 
 def test_a_model_whose_parameters_are_not_known_is_refused(made_up):
     with pytest.raises(RequestError, match="is not known for this model"):
-        fit_memory(None, recipe_with("1GB"), "bench", (0, 0))
+        fit_memory(SOURCE, recipe_with("1GB"), "bench", (0, 0))
 
 
 def test_what_counts_as_by_hand(tmp_path):
@@ -225,9 +228,9 @@ def test_a_run_says_what_it_chose_and_keeps_it(tiny_model, tmp_path, monkeypatch
     source = find_source(tiny_model)
     options = {**QUICK, "memory": "1TB"}
     recipe = recipe_of_model(source, None, {**options, "prune": {**QUICK["prune"], "ratio": 0.3}})
-    whole = fitting._StageMemory(source, 1, fitting._parameters(source, recipe)).bytes_of(
-        recipe, "distill"
-    )
+    tensors = len(source.denoiser.tensors())
+    memory = fitting._StageMemory(source, 1, fitting._parameters(source, recipe), tensors)
+    whole = memory.bytes_of(recipe, "distill")
     options["memory"] = f"{whole - 1}B"
     out, events = tmp_path / "out", []
     run = {"ratio": 0.3, "stop": "distill", "on_event": events.append}

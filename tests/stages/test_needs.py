@@ -40,6 +40,17 @@ def test_memory_grows_with_parameters_where_stages_hold_them():
         assert ranked.memory_bytes - process == 4 * (4 * MILLION + max(4 * MILLION, calls))
 
 
+def test_many_layers_leave_more_in_the_process_behind_the_repair():
+    few, many = (by_stage(Recipe(), on_gpu=False, tensors=tensors) for tensors in (0, 1000))
+    more = {name: many[name].memory_bytes - one.memory_bytes for name, one in few.items()}
+    assert {name for name, grows in more.items() if grows == 0} == {
+        "data", "importance", "prune", "repair"
+    }  # fmt: skip
+    assert 0 < more["distill"] == more["samples"] < more["export-dense"]
+    there = [by_stage(Recipe(), on_gpu=True, tensors=tensors) for tensors in (0, 1000)]
+    assert there[0]["distill"].gpu_bytes == there[1]["distill"].gpu_bytes
+
+
 def test_a_gpu_has_what_its_stages_hold_and_the_machine_loads_the_weights():
     here, there = by_stage(Recipe(), on_gpu=False), by_stage(Recipe(), on_gpu=True)
     assert there["prune"] == here["prune"]  # surgery is never done on a GPU
