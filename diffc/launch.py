@@ -8,11 +8,16 @@ an address.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import time
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
 
-from diffc.errors import RequestError
+from diffc.errors import RequestError, UnavailableError
 
+T = TypeVar("T")
 _TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK")
 _OPEN_MPI = tuple(
     f"{kind}_COMM_WORLD_{part}"
@@ -24,6 +29,9 @@ _DESCRIPTION = (*_TORCHRUN, *_OPEN_MPI, *_OTHER_MPI)
 """The variables that accelerate takes for a launch."""
 _REFUSED = {"ACCELERATE_USE_DEEPSPEED": "DeepSpeed", "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM"}
 _FSDP = "ACCELERATE_USE_FSDP"
+_POLL_SECONDS, _WARNING_SECONDS = 0.2, 60.0
+_SILENCE_SECONDS, _PATIENCE_SECONDS = 600.0, 12 * 3600.0
+"""How long a process waits for the first one: without a sign of it, and with one."""
 
 
 def is_launched() -> bool:
@@ -40,6 +48,36 @@ def process_rank() -> int:
 def process_count() -> int:
     """Return how many processes this launch has; 1 without a launch."""
     return _number("WORLD_SIZE") if is_launched() else 1
+
+
+def wait_for_first(
+    look: Callable[[], T | None], sign: Path, *, what: str, where: Path, hint: str
+) -> T:
+    """Return what the first process of the launch leaves in a folder that all processes share.
+
+    When that process fails, the launch ends, and with it this process.
+
+    Args:
+        look: Returns None until it is there.
+        sign: A path that exists while the first process works on it.
+        what: The stage that it is of.
+        where: The folder.
+        hint: Which folder must be shared.
+
+    Raises:
+        UnavailableError: It does not come.
+    """
+    silence = f"process {process_rank()} waits for the first one's '{what}' and sees no sign of it"
+    started, warned = time.monotonic(), False
+    while (there := look()) is None:
+        time.sleep(_POLL_SECONDS)
+        waited, has_sign = time.monotonic() - started, sign.exists()
+        if waited > (_PATIENCE_SECONDS if has_sign else _SILENCE_SECONDS):
+            raise UnavailableError(f"{silence} in {where}", hint=hint)
+        if not (warned or has_sign) and waited > _WARNING_SECONDS:
+            warned = True
+            warnings.warn(f"{silence} in {where}: {hint}", stacklevel=2)
+    return there
 
 
 def _number(name: str) -> int:

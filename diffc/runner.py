@@ -25,19 +25,16 @@ import hashlib
 import json
 import os
 import shutil
-import time
-import warnings
 import weakref
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Generic, Literal, Protocol, TypeVar
 
 from diffc.cache_contents import used_file
-from diffc.errors import UnavailableError
-from diffc.launch import process_rank
+from diffc.launch import process_rank, wait_for_first
 from diffc.lean_imports import collect_as_usual
 from diffc.locks import stage_lock, use_lock
 from diffc.placing import clear_folder, place, place_file
@@ -62,10 +59,8 @@ from diffc_runtime.machine.packages import version as package_version
 
 T = TypeVar("T")
 LOGS = "logs"
-_POLL_SECONDS, _WARNING_SECONDS = 0.2, 60.0
-_SILENCE_SECONDS, _PATIENCE_SECONDS = 600.0, 12 * 3600.0
-"""How long a process waits for the first one's result: without a sign of it, and with one."""
 _SHARED_CACHE = "all processes of a launch must share that folder (DIFFC_CACHE)"
+_SHARED_OUT = "all processes of a launch must share that folder (--out)"
 
 
 class Outcome(Protocol):
@@ -348,27 +343,16 @@ class StageRunner:
         return replace(done, cached=False)
 
     def _wait_for_first(self, stage: Stage[Inputs, Result], lock: Path) -> StageResult[Result]:
-        """The first process's result; when it fails, the launch ends, and with it this process.
-
-        Raises:
-            UnavailableError: The result does not come.
-        """
-        started, warned = time.monotonic(), False
-        while (done := self._whole(stage)) is None:
-            time.sleep(_POLL_SECONDS)
-            waited, sign = time.monotonic() - started, lock.exists()
-            if waited > (_PATIENCE_SECONDS if sign else _SILENCE_SECONDS):
-                raise UnavailableError(self._silence(stage), hint=_SHARED_CACHE)
-            if not (warned or sign) and waited > _WARNING_SECONDS:
-                warned = True
-                warnings.warn(f"{self._silence(stage)}: {_SHARED_CACHE}", stacklevel=2)
+        """The first process's result, once its files are in OUT: later stages look there."""
+        wait = partial(wait_for_first, what=stage.name)
+        done = wait(lambda: self._whole(stage), lock, where=self.cache, hint=_SHARED_CACHE)
+        placed = partial(self._placed, stage)
+        wait(placed, self.out / STATE, where=self.out, hint=_SHARED_OUT)
         return done
 
-    def _silence(self, stage: Stage[Inputs, Result]) -> str:
-        return (
-            f"process {process_rank()} waits for the first one's '{stage.name}' and sees no sign "
-            f"of it in {self.cache}"
-        )
+    def _placed(self, stage: Stage[Inputs, Result]) -> StageRecord | None:
+        record = read_record(self.out / STATE / f"{stage.name}.json")
+        return record if record is not None and record.key == stage.key else None
 
     def _is_there(self, stage: Stage[Inputs, Result]) -> bool:
         """Whether the first process reuses the stage; what is damaged it does again, with all."""

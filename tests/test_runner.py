@@ -17,8 +17,8 @@ from dataclasses import replace
 import pytest
 from support.disks import file_system
 
+from diffc import launch, stage_seconds
 from diffc import runner as module
-from diffc import stage_seconds
 from diffc.errors import InputError, RequestError, UnavailableError
 from diffc.runner import Stage, StageRunner
 from diffc.stage_outcomes import StageOutcome
@@ -129,8 +129,8 @@ def test_a_cache_that_the_nodes_do_not_share_is_told_once(tmp_path, monkeypatch)
             monkeypatch.setenv("RANK", "1")
 
     second_of_two(monkeypatch)
-    monkeypatch.setattr(module, "_WARNING_SECONDS", 0.0)
-    monkeypatch.setattr(module.time, "sleep", sleep)
+    monkeypatch.setattr(launch, "_WARNING_SECONDS", 0.0)
+    monkeypatch.setattr(launch.time, "sleep", sleep)
     with pytest.warns(UserWarning, match="'demo' and sees no sign of it.*DIFFC_CACHE") as told:
         assert do(StageRunner(out, cache), stage).result == Told(value="x")
     assert len(told) == 1 and len(naps) == 3
@@ -145,14 +145,38 @@ def second_of_two(monkeypatch):
 def test_a_process_does_not_wait_for_ever(tmp_path, monkeypatch, sign):
     stage, cache = make_stage([]), tmp_path / "cache"
     second_of_two(monkeypatch)
-    monkeypatch.setattr(module, "_PATIENCE_SECONDS" if sign else "_SILENCE_SECONDS", 0.0)
-    monkeypatch.setattr(module, "_POLL_SECONDS", 0.0)
+    monkeypatch.setattr(launch, "_PATIENCE_SECONDS" if sign else "_SILENCE_SECONDS", 0.0)
+    monkeypatch.setattr(launch, "_POLL_SECONDS", 0.0)
     if sign:
         lock = cache / "work" / f"demo-{stage.key[:32]}.lock"
         lock.parent.mkdir(parents=True)
         lock.touch()
     with pytest.raises(UnavailableError, match="process 1 waits for the first one's 'demo'"):
         do(StageRunner(tmp_path / "out", cache), stage)
+
+
+def test_the_others_wait_until_the_files_are_in_out(tmp_path, monkeypatch):
+    """The cache has them first, and later stages of every process look into OUT."""
+    stage, naps = make_stage([]), []
+    out, cache = tmp_path / "out", tmp_path / "cache"
+    do(StageRunner(tmp_path / "other", cache), stage)
+    second_of_two(monkeypatch)
+
+    def sleep(seconds):
+        naps.append(seconds)
+        if len(naps) == 3:
+            monkeypatch.setenv("RANK", "0")
+            do(StageRunner(out, cache), stage)
+            monkeypatch.setenv("RANK", "1")
+
+    monkeypatch.setattr(launch.time, "sleep", sleep)
+    assert do(StageRunner(out, cache), stage).result == Told(value="x")
+    assert len(naps) == 3 and (out / "one.txt").read_text() == "x"
+    shutil.rmtree(out)
+    monkeypatch.setattr(launch, "_SILENCE_SECONDS", 0.0)
+    with pytest.raises(UnavailableError, match=f"no sign of it in {out}") as caught:
+        do(StageRunner(out, cache), stage)
+    assert "--out" in caught.value.hint
 
 
 def test_what_was_damaged_in_the_cache_is_made_anew(tmp_path):
@@ -183,7 +207,7 @@ def test_what_was_damaged_in_the_cache_is_made_anew_by_all(tmp_path, monkeypatch
         do(StageRunner(out, cache), stage)
         monkeypatch.setenv("RANK", "1")
 
-    monkeypatch.setattr(module.time, "sleep", sleep)
+    monkeypatch.setattr(launch.time, "sleep", sleep)
     assert do(StageRunner(out, cache), stage).result == Told(value="x")
     assert with_first == [["x"] * (1 + collective)]
     assert (done.folder / "one.txt").read_text() == "x"

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 EXPORT_BYTES = 460_000_000
 """Of a process that has exported a network, with what imports leave in it."""
-_TENSOR_BYTES = 440_000
+_GRAPH_BYTES = 440_000
 """What each of a network's parameter tensors adds to that: graphs grow with the layers, not with
 their widths."""
 _WRITTEN_COPIES = 3
@@ -54,7 +54,7 @@ def graph_bytes(tensors: int) -> int:
     Args:
         tensors: How many parameter tensors the network has.
     """
-    return EXPORT_BYTES + _TENSOR_BYTES * tensors
+    return EXPORT_BYTES + _GRAPH_BYTES * tensors
 
 
 def export_bytes(count: int, calls: int, tensors: int) -> int:
