@@ -67,16 +67,19 @@ def wait_for_first(
     Raises:
         UnavailableError: It does not come.
     """
-    silence = f"process {process_rank()} waits for the first one's '{what}' and sees no sign of it"
+    silence = (
+        f"process {process_rank()} waits for the first one's '{what}' and sees no sign of it in "
+        f"{where}"
+    )
     started, warned = time.monotonic(), False
     while (there := look()) is None:
         time.sleep(_POLL_SECONDS)
         waited, has_sign = time.monotonic() - started, sign.exists()
         if waited > (_PATIENCE_SECONDS if has_sign else _SILENCE_SECONDS):
-            raise UnavailableError(f"{silence} in {where}", hint=hint)
+            raise UnavailableError(silence, hint=hint)
         if not (warned or has_sign) and waited > _WARNING_SECONDS:
             warned = True
-            warnings.warn(f"{silence} in {where}: {hint}", stacklevel=2)
+            warnings.warn(f"{silence}: {hint}", stacklevel=2)
     return there
 
 
