@@ -125,10 +125,12 @@ def _of_measuring(
     sizes = max(1, len(own.export.requested_sizes))
     engines = len(set(own.build.batch)) * sizes if copies.each_shape else 1
     opened = sum(_open_bytes(count, copies) for count in (dense, small))
-    denoisers = round(engines * opened) + calls.get("bench", 0)
+    denoisers = round(engines * opened) + copies.calls * calls.get("bench", 0)
     images = 0
     if decoder is not None:
-        images = round(engines * _open_bytes(decoder.parameters, copies)) + decoder.engine_calls
+        denoisers += _GRAPH_BYTES * decoder.tensors  # which stays with the process
+        images = round(engines * _open_bytes(decoder.parameters, copies))
+        images += copies.calls * decoder.engine_calls
     yield f"bench-{name}", denoisers + images
     eager = WEIGHT_BYTES * dense if own.measure.explain != "off" else 0
     student = WEIGHT_BYTES * small if own.distill.aim == "loop" else 0  # before it learned them
@@ -150,6 +152,6 @@ def _open_bytes(count: int, copies: WeightCopies) -> float:
 
 def _uncut_bytes(part: UncutPart, copies: WeightCopies) -> int:
     """An engine that is compared with torch is opened behind its build, in the same process."""
-    compared = _open_bytes(part.parameters, copies) + part.engine_calls if part.compared else 0
+    compared = _open_bytes(part.parameters, copies) + copies.calls * part.engine_calls
     built = _build_bytes(part.parameters, copies)
-    return graph_bytes(part.tensors) + round(max(built, compared))
+    return graph_bytes(part.tensors) + round(max(built, compared if part.compared else 0))

@@ -64,7 +64,8 @@ def test_both_engines_are_open_while_they_are_measured_and_torch_beside_them():
     rows = rows_of(BOTH, calls={"bench": 7 * MILLION})
     assert rows["build-ort-cpu-dense"] == EXPORT_BYTES + round(times * dense)
     both = EXPORT_BYTES + round(times * (dense + small))
-    assert rows["bench-ort-cpu"] == both + 7 * MILLION
+    assert rows["bench-ort-cpu"] == both + 2 * 7 * MILLION
+    assert rows["bench-openvino"] - rows_of(BOTH)["bench-openvino"] == 7 * MILLION
     for stage in ("frontier-ort-cpu", "explain-ort-cpu"):
         assert rows[stage] == rows["bench-ort-cpu"] + dense
     loop = Recipe.model_validate({"distill": {"aim": "loop"}})

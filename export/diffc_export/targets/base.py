@@ -56,7 +56,9 @@ class TritonBackend:
 
 @dataclass(frozen=True, kw_only=True)
 class WeightCopies:
-    """How much memory a target takes for an engine in fp32, in bytes over those of its weights.
+    """How much memory a target takes for an engine in fp32, by its weights and by its calls.
+
+    The first two are in bytes over those of the weights.
 
     Pages of mapped files do not count, and activations come on top. ONNX files above 256 MB have
     their weights in a file of their own, which is mapped; smaller ones are read whole.
@@ -65,11 +67,13 @@ class WeightCopies:
         one: an engine, while it is built and when it is open.
         one_read_whole: an open engine whose ONNX file has its weights in it.
         each_shape: whether each batch size and resolution has an engine of its own in memory.
+        calls: how often it has the activations of a call.
     """
 
     one: float
     one_read_whole: float
     each_shape: bool
+    calls: int
 
 
 @dataclass(frozen=True, kw_only=True)

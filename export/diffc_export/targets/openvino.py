@@ -65,7 +65,7 @@ class OpenVino:
         triton=None,  # its backend refuses a range of batches, and has no setting for f32
         model_server=True,
         runs_torch=False,
-        weight_copies=WeightCopies(one=1.05, one_read_whole=1.05, each_shape=True),
+        weight_copies=WeightCopies(one=1.05, one_read_whole=1.05, each_shape=True, calls=1),
     )
 
     def status(self) -> Status:
