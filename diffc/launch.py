@@ -59,7 +59,7 @@ def wait_for_first(
 
     Args:
         look: Returns None until it is there.
-        sign: A path that exists while the first process works on it.
+        sign: A path that shows, once it exists, that the first process uses the same folder.
         what: The stage that it is of.
         where: The folder.
         hint: Which folder must be shared.
