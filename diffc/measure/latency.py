@@ -145,12 +145,14 @@ def interleaved(
     order = random.Random(options.seed)  # noqa: S311 - not for secrets
     taken: dict[str, list[list[float]]] = {name: [] for name in calls}
     start = time.perf_counter()
-    rounds = 0
-    while not _enough(rounds, time.perf_counter() - start, options):
+    rounds, elapsed = 0, 0.0
+    while not _enough(rounds, elapsed, options):
         for name in order.sample(list(calls), len(calls)):
             taken[name].append(turns.take(name, repeats[name]))
         rounds += 1
-        yield _progress(rounds, time.perf_counter() - start, options)
+        # read once: the last progress that a person sees says what ended the measurement
+        elapsed = time.perf_counter() - start
+        yield _progress(rounds, elapsed, options)
     samples = {name: np.asarray(times) for name, times in taken.items()}
     return Timings(samples, begun, warm, steady, options.seed, load)
 

