@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import math
+import os
 import tracemalloc
 from itertools import pairwise
 
@@ -11,6 +14,8 @@ import pytest
 from onnx import helper, numpy_helper
 from support.onnx_folder import write_handmade_folder
 
+from bench.full_size import OwnMemory
+from bench.own_memory_watcher import own_memory
 from diffc_export.events import drain
 from diffc_export.onnx import weights
 from diffc_export.onnx.fp8 import to_fp8
@@ -219,12 +224,10 @@ def test_a_large_files_weights_are_converted_one_by_one(tmp_path, monkeypatch):
     assert len(facts["kept_fp32"]) == 1 and facts["kept_fp32_by"] == "groups"
 
 
-def test_few_weights_are_in_memory_at_once(tmp_path):
-    """Of 24 layers: what numpy and protobuf's own bytes take while pairs are written."""
-    count, width = 24, 256
-    one = 4 * width * width
+def layers_in_a_row(folder, count, width, rows=1):
+    """A graph of matrix products whose weights lie in a file of ``folder``, and its input."""
     generator = np.random.default_rng(0)
-    matrix = generator.standard_normal((width, width), np.float32) / np.float32(16)
+    matrix = generator.standard_normal((width, width), np.float32) / np.float32(math.sqrt(width))
     names = ["x", *(f"h{i}" for i in range(count))]
     nodes = [
         helper.make_node("MatMul", [a, f"w{i}"], [b], f"layer{i}")
@@ -232,13 +235,20 @@ def test_few_weights_are_in_memory_at_once(tmp_path):
     ]
     value = helper.make_tensor_value_info
     graph = helper.make_graph(
-        nodes, "g", [value("x", 1, [1, width])], [value(names[-1], 1, [1, width])],
+        nodes, "g", [value("x", 1, [rows, width])], [value(names[-1], 1, [rows, width])],
         [weights.without_data(f"w{i}", 1, (width, width)) for i in range(count)],
     )  # fmt: skip
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     read = lambda: matrix  # noqa: E731
-    plain = set_aside(model, tmp_path, "plain.data", {f"w{i}": read for i in range(count)})
-    feeds = [{"x": np.ones((1, width), np.float32)}]
+    plain = set_aside(model, folder, "plain.data", {f"w{i}": read for i in range(count)})
+    return plain, [{"x": np.ones((rows, width), np.float32)}]
+
+
+def test_few_weights_are_in_memory_at_once(tmp_path):
+    """Of 24 layers: what numpy and protobuf's own bytes take while pairs are written."""
+    count, width = 24, 256
+    one = 4 * width * width
+    plain, feeds = layers_in_a_row(tmp_path, count, width)
     ranges = activation_ranges(plain, tmp_path, feeds, 1, in_file=True)
     tracemalloc.start()
     try:
@@ -249,3 +259,32 @@ def test_few_weights_are_in_memory_at_once(tmp_path):
     assert peak < 8 * one < count * one / 2
     assert whole.ByteSize() < one
     assert (tmp_path / "whole.data").stat().st_size >= count * one / 4
+
+
+@pytest.mark.parametrize("precision", ["int8", "fp8"])
+def test_what_was_written_is_in_memory_no_more(tmp_path, precision):
+    """Protobuf's memory is none of Python's: what the system says the process has of its own."""
+    count, width = 24, 1024
+    plain, feeds = layers_in_a_row(tmp_path, count, width)
+    ranges = activation_ranges(plain, tmp_path, feeds, 1, in_file=True)
+    trim = ctypes.CDLL(None).malloc_trim
+    trim(0)
+    before = own_memory(os.getpid())
+    whole = drain(write_pairs(plain, tmp_path, ranges, Pairs(precision)))
+    trim(0)
+    more = own_memory(os.getpid()) - before
+    assert len(whole.graph.node) > 2 * count
+    assert more < count * width * width / 2  # half of the weights in a byte each
+
+
+@pytest.mark.parametrize("in_file", [False, True])
+def test_few_activations_are_in_memory_at_once(tmp_path, in_file):
+    """By itself ONNX Runtime would look for all ranges at the end of a call."""
+    count, width, rows = 24, 512, 4096
+    plain, feeds = layers_in_a_row(tmp_path, count, width, rows)
+    with OwnMemory() as memory:
+        before = memory.peak = own_memory(os.getpid())
+        ranges = activation_ranges(plain, tmp_path, feeds, 1, in_file=in_file)
+    assert len(ranges) > count
+    weights_of_all = 0 if in_file else 4 * count * width * width
+    assert memory.peak - before - weights_of_all < count * 4 * rows * width / 2

@@ -79,23 +79,28 @@ def _run_shapes(
 
 
 def open_session(path: Path, threads: int, *, in_file: bool = False, plain: bool = False) -> Any:
-    """Open a graph in ONNX Runtime on the CPU.
+    """Open a graph in ONNX Runtime on the CPU, for few calls: no memory is kept for later ones.
 
     Args:
         path: The ONNX file.
         threads: Of the runtime.
         in_file: The weights stay in their file, which is mapped; it costs time. Else the runtime
             copies them into the layouts that its kernels read fastest.
-        plain: The graph is run as it is, no optimisation fuses or moves an operator.
+        plain: The graph is run as it is, in its own order: no optimisation fuses an operator, and
+            whatever reads an activation comes where the graph has it. By itself the runtime leaves
+            outputs that nothing waits for to the end, with all that they are computed from.
     """
+    from onnxruntime import ExecutionOrder
     from onnxruntime import GraphOptimizationLevel as Level
 
     ort.onnxruntime("ort-cpu", "cpu")
     options = library.session_options(threads)
+    options.enable_mem_pattern = False
     if in_file:
         # one level more copies the weights of convolutions into another layout
         options.graph_optimization_level = Level.ORT_ENABLE_EXTENDED
         options.add_session_config_entry("session.disable_prepacking", "1")
     if plain:
         options.graph_optimization_level = Level.ORT_DISABLE_ALL
+        options.execution_order = ExecutionOrder.PRIORITY_BASED
     return library.open_session(path, options, ["CPUExecutionProvider"])

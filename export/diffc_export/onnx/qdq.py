@@ -121,9 +121,11 @@ def write_pairs(plain: ModelProto, folder: Path, ranges: Ranges, pairs: Pairs) -
             yield Progress(index, len(large), f"writing {pairs.precision} weights")
             part = _readers(typed, name, _in_memory(weights[name], folder))
             for tensor in _with_pairs(part, ranges, pairs).graph.initializer:
+                if tensor.name == f"{name}_quantized":
+                    # before it is copied: a graph keeps the memory of what it had, to its end
+                    append(tensor, file)
                 if tensor.name in (f"{name}{suffix}" for suffix in _SUFFIXES):
                     results[tensor.name].CopyFrom(tensor)
-            append(results[f"{name}_quantized"], file)
     return whole
 
 
