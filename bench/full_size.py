@@ -23,7 +23,11 @@ network has random weights in fp32 and goes through, each step in a process of i
     engines   a run from samples that the dense model draws to the ladder, with engines of ort-cpu
               and openvino, likewise; of a network whose weights take up to a GB, so that also
               stages of 500 MB are looked at. ``sd15-parts`` is a whole pipeline: text encoder and
-              VAE of SD 1.5, which are exported and built beside a small denoiser
+              VAE of SD 1.5, which are exported and built beside a small denoiser.
+              ``sd15-two-levels-64`` has SD 1.5's own latents, where attention takes most
+    lower     the same run with engines of openvino in int8 and of trt-rtx in fp16, likewise. Which
+              layers stay in fp32 decides what an int8 file has: estimates are for the bytes that it
+              turned out to have
     reference what torch gives along a trajectory, and at several noise levels
     int8      the file in int8, from few and small calls: 8 x 8 latents, one trajectory
     run       both files in ONNX Runtime on the CPU, against torch; an error over diffc's tolerance
@@ -47,7 +51,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -56,10 +59,9 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from bench.full_size_engine import engine
-from bench.full_size_int8 import int8, reference
+from bench.full_size_int8 import int8, int8_shares, reference
+from bench.full_size_networks import NETWORKS
 from bench.full_size_pipeline import write_pipeline
-from bench.gpu.networks import NETWORKS as MEASURED
-from bench.gpu.networks import Network
 from bench.own_memory_watcher import own_memory
 from bench.random_weights import write_model
 from diffc.measure.environment import read_environment
@@ -69,36 +71,6 @@ RESULT = Path(__file__).parent / "results" / "full_size.json"
 WATCHER = Path(__file__).parent / "own_memory_watcher.py"
 """The program that writes down the peak of this process's own memory."""
 STEPS = ("write", "export", "convert", "run")
-NETWORKS = {
-    **MEASURED,
-    "sd15-run": MEASURED["sd15"],
-    # FLUX.1 at an eighth of its depth: 2 of 19 blocks of two streams, 5 of 38 of one
-    "flux-eighth": Network(
-        "FluxTransformer2DModel", 1500.0,
-        {"guidance_embeds": True, "num_layers": 2, "num_single_layers": 5},
-        {"num_layers": 1, "num_single_layers": 2, "attention_head_dim": 16,
-         "num_attention_heads": 2, "joint_attention_dim": 32, "pooled_projection_dim": 16,
-         "axes_dims_rope": [4, 6, 6]},
-    ),
-    # SD 1.5 without its two lower levels, and DiT-XL/2 with 6 of its 28 blocks
-    "sd15-two-levels": Network(
-        "UNet2DConditionModel", 111.5,
-        {"sample_size": 16, "cross_attention_dim": 768, "block_out_channels": [320, 640],
-         "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
-         "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"]},
-        {"layers_per_block": 1, "block_out_channels": [16, 16], "norm_num_groups": 8,
-         "cross_attention_dim": 24, "attention_head_dim": 2},
-    ),
-    # of the pipeline that bench/full_size_pipeline.py writes
-    "sd15-parts": Network("UNet2DConditionModel", 0.0, {}),
-    "sd15-side-8": replace(
-        MEASURED["sd15"], config={**MEASURED["sd15"].config, "sample_size": 8}
-    ),
-    "dit-six-blocks": replace(
-        MEASURED["dit-xl-2"], parameters=162.8,
-        config={**MEASURED["dit-xl-2"].config, "num_layers": 6, "sample_size": 16},
-    ),
-}  # fmt: skip
 SIDE, TOKENS, RATIO = 8, 77, 0.5
 """Of the latents and texts in the training, and what is cut there."""
 TENTH, LARGE, LARGE_RUN = 0.1, 1e9, 5e8
@@ -129,6 +101,15 @@ RUN = {
     **ENGINES,
 }
 """Of a network whose engines are built: stages that other benchmarks look at do little."""
+LOWER = {
+    **RUN,
+    "build": {
+        "target": ["openvino", "trt-rtx"],
+        "each": {"openvino": {"precision": "int8"},
+                 "trt-rtx": {"precision": "fp16", "gpu": ["sm86"]}},
+    },
+}  # fmt: skip
+"""The same in precisions that every processor can build, for a GPU that need not be here."""
 STEPS_OF = {
     "sd15": STEPS,
     "sd15-run": ("write", "whole"),
@@ -136,9 +117,10 @@ STEPS_OF = {
     "sdxl": (*STEPS[:3], "blocks", "engine"),
     "flux-eighth": ("write", "blocks"),
     "sd15-side-8": ("write", "export", "reference", "int8"),
-    "sd15-two-levels": ("write", "engines"),
-    "sd15-parts": ("write", "engines"),
-    "dit-six-blocks": ("write", "engines"),
+    "sd15-two-levels": ("write", "engines", "lower"),
+    "sd15-two-levels-64": ("write", "engines"),
+    "sd15-parts": ("write", "engines", "lower"),
+    "dit-six-blocks": ("write", "engines", "lower"),
 }
 """Network -> its steps. ONNX Runtime runs SDXL's files in more memory than many machines have."""
 STREAMS = ("export", "convert", "int8")
@@ -199,7 +181,7 @@ def child(step: str, name: str, folder: Path) -> dict[str, Any]:
     """One step in this process: what it says, its seconds and its peaks."""
     start = time.perf_counter()
     steps = {"write": write, "export": export, "convert": convert, "run": run}
-    steps |= {"whole": whole, "blocks": blocks, "engines": engines}
+    steps |= {"whole": whole, "blocks": blocks, "engines": engines, "lower": lower}
     steps |= {"reference": reference, "int8": int8, "engine": engine}
     with OwnMemory() as memory:
         facts = steps[step](name, folder)
@@ -338,7 +320,16 @@ def blocks(name: str, folder: Path) -> dict[str, Any]:
 
 def engines(name: str, folder: Path) -> dict[str, Any]:
     """The chain of a network to its end, at its own size, of samples that the dense model draws."""
-    return chain(name, folder, RUN, drawn=True, large=LARGE_RUN)
+    few: dict[str, Any] = {}
+    if name.endswith("-64"):  # samples are larger, and calls take seconds
+        few["data"] = {**RUN["data"], "images": 4, "batch": 4}
+        few["measure"] = {**RUN["measure"], "frontier": "off", "explain": "off"}
+    return chain(name, folder, {**RUN, **few}, drawn=True, large=LARGE_RUN)
+
+
+def lower(name: str, folder: Path) -> dict[str, Any]:
+    """The same with engines in lower precisions."""
+    return chain(name, folder, LOWER, drawn=True, large=LARGE_RUN)
 
 
 def chain(
@@ -369,7 +360,7 @@ def chain(
     from diffc.models.source import find_source
     from diffc.prune.plan import Plan
     from diffc.stages.call_memory import call_bytes
-    from diffc.stages.needs import stage_needs
+    from diffc.stages.needs import stage_needs, tensor_sizes
     from diffc.stages.uncut_memory import uncut_parts
 
     source, data = find_source(folder / "model"), folder / "data.safetensors"
@@ -378,21 +369,24 @@ def chain(
     left_out = ("timestep", "sample") if drawn else ("timestep",)
     save_file({k: v.contiguous().numpy() for k, v in rows.items() if k not in left_out}, data)
     os.environ["DIFFC_CACHE"] = str(folder / "cache")
+    out = folder / ("out-lower" if given is LOWER else "out")
     options = {**given, "export": {} if drawn else {"resolution": SIDE}}
     options["data"] = {**options["data"], "source": str(data)}
     stages = StagePeaks()
     with WATCHED:
         diffc.compile(
-            folder / "model", ratio=RATIO, out=folder / "out", options=options,
+            folder / "model", ratio=RATIO, out=out, options=options,
             stop="bench" if "build" in given else "distill", on_event=stages.note,
         )  # fmt: skip
-    plan = Plan.read(folder / "out" / "plan.json")
+    plan = Plan.read(out / "plan.json")
     dense, small = plan.dense.params, plan.compressed.params
     recipe = recipe_of_model(source, None, options)
-    calls = call_bytes(source, recipe, folder / "out" / "plan.json")
+    calls = call_bytes(source, recipe, out / "plan.json")
     uncut = uncut_parts(source, recipe)
-    tensors = len(source.denoiser.tensors())
-    needs = stage_needs(dense, small, recipe, calls, on_gpu=False, uncut=uncut, tensors=tensors)
+    needs = stage_needs(
+        dense, small, recipe, calls, on_gpu=False, uncut=uncut, tensor_sizes=tensor_sizes(source),
+        shares=int8_shares(out),
+    )  # fmt: skip
     for one in needs:
         if one.stage in stages.rows:
             stages.rows[one.stage]["estimated_bytes"] = one.memory_bytes

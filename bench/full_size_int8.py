@@ -59,3 +59,16 @@ def int8(_name: str, folder: Path) -> dict[str, Any]:
         "error": facts["int8_error"],
         "tolerance": options.tolerance,
     }
+
+
+def int8_shares(out: Path) -> dict[str, float]:
+    """Stage that writes an int8 file -> bytes of that over those of the file in fp32."""
+    sizes = {
+        (folder.parent.name, folder.name): sum(p.stat().st_size for p in folder.glob("model.onnx*"))
+        for folder in (*out.glob("onnx/int8*/*"), out / "onnx/dense", out / "onnx/compressed")
+    }
+    return {
+        f"precision-{written}-{side}": size / sizes["onnx", side]
+        for (written, side), size in sizes.items()
+        if written.startswith("int8")
+    }

@@ -263,7 +263,7 @@ def forward(name: str) -> list[dict[str, Any]]:
     from diffc.models.source import find_source
     from diffc.prune.plan import Plan
     from diffc.stages.call_memory import call_bytes
-    from diffc.stages.needs import stage_needs
+    from diffc.stages.needs import stage_needs, tensor_sizes
     from diffc_runtime.machine.memory import return_large_blocks
 
     return_large_blocks()
@@ -289,8 +289,8 @@ def forward(name: str) -> list[dict[str, Any]]:
         )
         calls = call_bytes(source, recipe, folder / "out" / "plan.json")
     counts = plan.dense.params, plan.compressed.params
-    tensors = len(source.denoiser.tensors())
-    needs = stage_needs(*counts, recipe, calls, on_gpu=False, tensors=tensors)
+    sizes = tensor_sizes(source)
+    needs = stage_needs(*counts, recipe, calls, on_gpu=False, tensor_sizes=sizes)
     estimated = {one.stage: one.memory_bytes for one in needs}
     return [
         {
@@ -329,7 +329,7 @@ def _estimate(recipe: Any, folder: Path, stage: str) -> int:
     source = find_source(folder / "model", need_weights=False)
     sizes = [value.numel() for value in meta_denoiser(source).parameters()]
     count, calls = sum(sizes), call_bytes(source, recipe)
-    needs = stage_needs(count, count, recipe, calls, on_gpu=False, tensors=len(sizes))
+    needs = stage_needs(count, count, recipe, calls, on_gpu=False, tensor_sizes=sizes)
     return next(one.memory_bytes for one in needs if one.stage == stage)
 
 

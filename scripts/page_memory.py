@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from page_parts import day, machine, percent, table
@@ -97,6 +98,8 @@ def full_size_engines(found: dict[str, Any]) -> list[str]:
     about = {
         "sd15-two-levels": "SD 1.5 without its two lower levels, whose compressed ONNX file is "
         "below 256 MB and read whole",
+        "sd15-two-levels-64": "the same at the size of SD 1.5's own latents, where the scores "
+        "of attention are most of a call",
         "dit-six-blocks": "DiT-XL/2 with 6 of its 28 blocks",
         "sd15-parts": "the text encoder and the VAE of SD 1.5 around a small U-Net",
     }
@@ -105,7 +108,17 @@ def full_size_engines(found: dict[str, Any]) -> list[str]:
         "A run from samples that the dense model draws to the ladder of each target, in one "
         "process, which gives large blocks back at once."
     )
-    return stage_peaks(found, "engines", words)
+    lower = {name: steps for name, steps in found["networks"].items() if "lower" in steps}
+    if not lower:
+        return stage_peaks(found, "engines", words)
+    in_lower = (
+        "The same in int8 for `openvino` and in fp16 for `trt-rtx`, whose engines do not run here. "
+        "Which layers stay in fp32 decides what an int8 file has, and nobody knows it before: the "
+        "estimates are for the bytes that the files turned out to have."
+    )
+    own = ("precision", "build", "bench", "frontier", "explain")
+    pages = stage_peaks({**found, "networks": lower}, "lower", in_lower, own)
+    return [*stage_peaks(found, "engines", words), *pages[1:]]
 
 
 def full_size_run(found: dict[str, Any]) -> list[str]:
@@ -116,8 +129,17 @@ def full_size_run(found: dict[str, Any]) -> list[str]:
     return stage_peaks(found, "whole", words)
 
 
-def stage_peaks(found: dict[str, Any], step: str, words: str) -> list[str]:
-    """What each stage of a step took beside its estimate, a table for each network."""
+def stage_peaks(
+    found: dict[str, Any], step: str, words: str, kinds: Sequence[str] = ()
+) -> list[str]:
+    """What each stage of a step took beside its estimate, a table for each network.
+
+    Args:
+        found: The result.
+        step: Of the benchmark.
+        words: What it was.
+        kinds: The first words of the stages' names; all where there are none.
+    """
     lines = [
         machine(found["environment"], day(found)),
         words + " The peak is of the process's own memory, beyond the pages of mapped files; the "
@@ -128,6 +150,8 @@ def stage_peaks(found: dict[str, Any], step: str, words: str) -> list[str]:
     for name, steps in found["networks"].items():
         rows = []
         for stage, row in steps[step]["stages"].items():
+            if kinds and stage.split("-")[0] not in kinds:
+                continue
             peak, estimate = row["own_peak_bytes"], row.get("estimated_bytes")
             beside = ["-", "-"]
             if estimate is not None:

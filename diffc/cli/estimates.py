@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def plan_estimates(
     from diffc.stages.by_block import choose_by_block
     from diffc.stages.call_memory import call_bytes
     from diffc.stages.estimate import out_bytes, stage_seconds, trainings
-    from diffc.stages.needs import stage_needs
+    from diffc.stages.needs import stage_needs, tensor_sizes
     from diffc.stages.uncut_memory import uncut_parts
     from diffc_runtime.machine.gpu import gpus
 
@@ -57,8 +57,8 @@ def plan_estimates(
         uncut = uncut_parts(source, recipe, count=is_counted)
     training = trainings(dense, small, recipe, calls)
     needs = stage_needs(
-        dense, small, recipe, calls, on_gpu=bool(gpus()), seconds=seconds, uncut=uncut,
-        tensors=len(source.denoiser.tensors()) if source else 0,
+        dense, small, recipe, calls, on_gpu=bool(gpus()), uncut=uncut,
+        tensor_sizes=tensor_sizes(source) if source else (),
     )  # fmt: skip
     return {
         "seconds": sum(seconds.values()) if seconds else None,
@@ -66,7 +66,7 @@ def plan_estimates(
         "training_bytes": max(training.values(), default=None),
         "activations": bool(training) and calls.keys() >= training.keys(),
         "out_bytes": out_bytes(dense, small, len(recipe.build.target)),
-        "stages": [asdict(one) for one in needs],
+        "stages": [asdict(replace(one, seconds=seconds.get(one.stage))) for one in needs],
     }
 
 
@@ -99,8 +99,22 @@ def estimate_words(estimates: JsonObject) -> str:
             "estimates, not measured: " + time,
             *_training_words(estimates),
             f"OUT takes {disk} in fp32",
+            *_precision_words(estimates),
         ]
     )
+
+
+def _precision_words(estimates: JsonObject) -> Iterator[str]:
+    """What rows of int8 and fp8 leave out; nothing where no file is calibrated."""
+    from diffc.stages.precision import CALIBRATED
+
+    names = {part for one in estimates["stages"] for part in one["stage"].split("-")[1:2]}
+    for precision in CALIBRATED:
+        if precision in names:
+            yield (
+                f"rows of {precision} have every layer in it: one that stays in fp32 takes 3 bytes "
+                "a parameter more"
+            )
 
 
 def _training_words(estimates: JsonObject) -> Iterator[str]:

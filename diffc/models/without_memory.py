@@ -7,18 +7,20 @@ checkpointing computes again.
 
     WithoutMemory  networks, values and work without memory
     LiveBytes      the bytes of the tensors that are alive
+    with_scores    attention as runtimes compute it that know no kernel for the whole of it
 """
 
 from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -135,6 +137,11 @@ class WithoutMemory:
             call()
         peak: int = live.peak
         return peak, at
+
+
+def with_scores() -> AbstractContextManager[None]:
+    """Attention inside the block has its scores in memory, (rows, heads, tokens, tokens)."""
+    return sdpa_kernel(SDPBackend.MATH)
 
 
 class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]

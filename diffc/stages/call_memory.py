@@ -11,7 +11,7 @@ is measured.
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -31,6 +31,9 @@ from diffc.recipe.sections.training import (
 )
 from diffc.stage_inputs import RunShape
 from diffc.stages.counted_stages import (
+    BENCH,
+    BENCH_WITH_SCORES,
+    TRIALS,
     CallBytes,
     count_key,
     counted_stages,
@@ -88,7 +91,7 @@ def _counted(networks: _Networks, stage: str) -> dict[str, int | None]:
 
     # a class that shapes alone cannot run has no estimate; whether it runs is another check
     with suppress(*FAILURES, DiffcError):
-        count = {
+        count: dict[str, Callable[[], int]] = {
             "data": networks.data,
             "importance": networks.importance,
             "prune": networks.surgery,
@@ -97,7 +100,9 @@ def _counted(networks: _Networks, stage: str) -> dict[str, int | None]:
             "samples": networks.samples,
             "export-dense": networks.dense_reference,
             "export-compressed": networks.small_reference,
-            "bench": networks.engines,
+            BENCH: networks.engines,
+            BENCH_WITH_SCORES: partial(networks.engines, scores=True),
+            TRIALS: networks.trial,
             "distill-blocks": networks.blocks,
             "distill": networks.all_steps,
             "distill-loop": networks.loop,
@@ -177,13 +182,24 @@ class _Networks:
 
         return reference_bytes(_on_cpu(), self.student())
 
-    def engines(self) -> int:
-        """A call of both sides in the largest batch, since engines keep the memory of a call."""
+    def engines(self, *, scores: bool = False) -> int:
+        """A call of both sides in the largest batch, since engines keep the memory of a call.
+
+        Args:
+            scores: Whether the runtime has attention's scores in memory.
+        """
         from diffc.stages.forward_memory import batch_bytes
 
         build = self.recipe.build
         rows = max(max(build.of(name).batch) for name in build.target)
-        return sum(batch_bytes(_on_cpu(), one, rows) for one in (self.dense(), self.student()))
+        sides = (self.dense(), self.student())
+        return sum(batch_bytes(_on_cpu(), one, rows, scores=scores) for one in sides)
+
+    def trial(self) -> int:
+        """A row of the dense model in ONNX Runtime; the compressed one takes no more."""
+        from diffc.stages.forward_memory import batch_bytes
+
+        return batch_bytes(_on_cpu(), self.dense(), 1, scores=True)
 
     def importance(self) -> int:
         """A pass of gradients of the dense model in float32."""

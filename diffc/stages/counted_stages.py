@@ -16,6 +16,7 @@ from diffc.models.source import Source
 from diffc.recipe import DataSection, ImportanceSection, Recipe
 from diffc.recipe.sections.training import TrainingSection
 from diffc.stages.data import is_drawn
+from diffc.stages.precision import CALIBRATED
 from diffc_runtime.machine.cpu import cpu_fingerprint
 from diffc_runtime.machine.gpu import gpus
 from diffc_runtime.machine.packages import version as package_version
@@ -26,6 +27,11 @@ WITHOUT_GRADIENTS = ("magnitude", "random")
 """Scores of the importance that take no gradients."""
 EXPORTS = ("export-dense", "export-compressed")
 """The stages that export both sides."""
+BENCH, BENCH_WITH_SCORES = "bench", "bench-scores"
+"""A call of both engines, by a runtime that has the scores of attention in memory, and by one that
+does not."""
+TRIALS = "precision"
+"""A call by which layers are tried in int8 or fp8."""
 _VERSION = 6
 """Raised whenever the count changes: what was counted before is counted anew."""
 
@@ -66,7 +72,9 @@ def counted_stages(recipe: Recipe) -> Iterator[str]:
         yield "distill-loop"
     yield "samples"
     yield from EXPORTS
-    yield "bench"
+    yield from (BENCH, BENCH_WITH_SCORES)
+    if any(recipe.build.of(name).precision in CALIBRATED for name in recipe.build.target):
+        yield TRIALS
 
 
 def count_key(source: Source, recipe: Recipe, stage: str, plan: Path | None) -> str:
@@ -76,7 +84,7 @@ def count_key(source: Source, recipe: Recipe, stage: str, plan: Path | None) -> 
     ranking, distill = recipe.prune.importance, recipe.distill
     of_stages: dict[str, list[object]] = {
         "data": data_facts(recipe),
-        **{name: [] for name in (*EXPORTS, "bench")},
+        **{name: [] for name in (*EXPORTS, BENCH, BENCH_WITH_SCORES, TRIALS)},
         "importance": [
             micro_batch(ranking),
             unlike_pieces(ranking),

@@ -15,7 +15,7 @@ A stage that has room keeps its settings, and so does everything that the user s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -28,7 +28,7 @@ from diffc.recipe.words import byte_count
 from diffc.stages.by_block import may_be_by_block
 from diffc.stages.call_memory import call_bytes
 from diffc.stages.counted_stages import WITHOUT_GRADIENTS, draws_samples
-from diffc.stages.needs import stage_needs, stages_until
+from diffc.stages.needs import stage_needs, stages_until, tensor_sizes
 from diffc.stages.uncut_memory import uncut_parts
 from diffc_runtime.machine.gpu import gpus
 
@@ -64,8 +64,8 @@ def fit_memory(
     if recipe.memory is None:
         return recipe, []
     most = byte_count(recipe.memory) or 0.0
-    tensors = len(source.denoiser.tensors())
-    run = _StageMemory(source, process_count(), parameters or _parameters(source, recipe), tensors)
+    sizes = tensor_sizes(source)
+    run = _StageMemory(source, process_count(), parameters or _parameters(source, recipe), sizes)
     run.check_least(recipe, stop, most)
     chosen, short = recipe, dict[str, int]()
     for stage in run.stages(recipe, stop):
@@ -184,13 +184,13 @@ class _StageMemory:
         source: The model.
         processes: How many share each batch.
         parameters: Of both networks.
-        tensors: In how many the dense model's lie; 0 of pickled weights.
+        tensor_sizes: Of each tensor of the dense model, in numbers; none of pickled weights.
     """
 
     source: Source
     processes: int
     parameters: Parameters
-    tensors: int
+    tensor_sizes: Sequence[int]
 
     def stages(self, recipe: Recipe, stop: str) -> list[str]:
         """The stages up to ``stop`` whose memory grows with the network."""
@@ -205,8 +205,9 @@ class _StageMemory:
         dense, small = self.parameters
         on_gpu = bool(gpus())
         uncut = uncut_parts(self.source, recipe, count=False)
-        tensors = len(self.source.denoiser.tensors())
-        needs = stage_needs(dense, small, recipe, {}, on_gpu=on_gpu, uncut=uncut, tensors=tensors)
+        needs = stage_needs(
+            dense, small, recipe, {}, on_gpu=on_gpu, uncut=uncut, tensor_sizes=self.tensor_sizes
+        )
         least = {one.stage: one.gpu_bytes if on_gpu else one.memory_bytes for one in needs}
         wanted = set(self.stages(recipe, stop)) & set(least) - _NOT_SURE
         largest = max(sorted(wanted), key=lambda name: least[name], default="")
@@ -227,7 +228,13 @@ class _StageMemory:
             return None
         uncut = uncut_parts(self.source, recipe)
         needs = stage_needs(
-            dense, small, recipe, calls, on_gpu=on_gpu, uncut=uncut, tensors=self.tensors
+            dense,
+            small,
+            recipe,
+            calls,
+            on_gpu=on_gpu,
+            uncut=uncut,
+            tensor_sizes=self.tensor_sizes,
         )
         one = next(one for one in needs if one.stage == stage)
         return one.gpu_bytes if on_gpu else one.memory_bytes
@@ -242,7 +249,7 @@ class _StageMemory:
 
 def _parameters(source: Source, recipe: Recipe) -> Parameters:
     """As the files' headers say; 0 of pickled weights, which have none."""
-    dense = sum(entry.elements for entry in source.denoiser.tensors().values())
+    dense = sum(tensor_sizes(source))
     return dense, round(dense * (1 - recipe.prune.ratio))
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING
 
 from diffc.recipe import Recipe
@@ -112,16 +112,23 @@ def reference_bytes(place: WithoutMemory, denoiser: Denoiser) -> int:
     return _call_bytes(place, denoiser, min(LEVELS, max(1, ROOM // max(row, 1))))
 
 
-def batch_bytes(place: WithoutMemory, denoiser: Denoiser, rows: int) -> int:
+def batch_bytes(
+    place: WithoutMemory, denoiser: Denoiser, rows: int, *, scores: bool = False
+) -> int:
     """A call without gradients.
 
     Args:
         place: Where to count.
         denoiser: On the meta device.
         rows: Of the call.
+        scores: Whether attention has its scores in memory, (rows, heads, tokens, tokens), as
+            runtimes have that know no kernel for the whole of it.
     """
+    from diffc.models.without_memory import with_scores
+
     place.network(denoiser.model, trained=False)
-    return _call_bytes(place, denoiser, rows)
+    with with_scores() if scores else nullcontext():
+        return _call_bytes(place, denoiser, rows)
 
 
 def samples_bytes(place: WithoutMemory, dense: Denoiser, source: Source, recipe: Recipe) -> int:

@@ -57,7 +57,7 @@ class StageNeeds:
         memory_bytes: Of the machine's memory, beyond mapped files.
         gpu_bytes: Of a GPU's memory, where the work is done there; else 0.
         disk_bytes: What it leaves on the disk.
-        seconds: How long it takes; None where no rate was measured.
+        seconds: How long it takes; None where that is not known.
     """
 
     stage: str
@@ -73,10 +73,10 @@ def stage_needs(
     recipe: Recipe,
     calls: CallBytes,
     *,
+    tensor_sizes: Sequence[int],
     on_gpu: bool,
-    seconds: Mapping[str, float] | None = None,
     uncut: Mapping[str, UncutPart] | None = None,
-    tensors: int = 0,
+    shares: Mapping[str, float] | None = None,
 ) -> list[StageNeeds]:
     """What the stages of a run need whose memory grows with the network, in their order.
 
@@ -85,39 +85,45 @@ def stage_needs(
         small: Parameters of the compressed one.
         recipe: Every option.
         calls: What the stages' calls take; of a stage that is not in it activations are left out.
+        tensor_sizes: Of each parameter tensor of the dense model, in numbers; none of pickled
+            weights.
         on_gpu: Whether networks run on a GPU: it then holds what their stages need, and the
             machine's memory the weights while they are loaded.
-        seconds: What each stage takes, where that is known.
         uncut: The networks that are exported beside the denoisers, by their folders of OUT/onnx.
-        tensors: How many parameter tensors the dense model has.
+        shares: Stage that writes a file in a lower precision -> bytes of that over those of the
+            file in fp32, where they are known; else as where every layer is in the precision.
     """
-    seconds, uncut = seconds or {}, uncut or {}
+    uncut = uncut or {}
     stages = []
     for name, device, loading, disk in _networks(dense, small, recipe, calls, on_gpu=on_gpu):
-        process = PROCESS_BYTES + (_TENSOR_BYTES * tensors if name in _BEHIND_REPAIR else 0)
+        process = PROCESS_BYTES + (
+            _TENSOR_BYTES * len(tensor_sizes) if name in _BEHIND_REPAIR else 0
+        )
         host = process + (loading if on_gpu else max(device, loading))
         gpu = device if on_gpu else 0
-        stages.append(StageNeeds(name, host, gpu, disk, seconds.get(name)))
+        stages.append(StageNeeds(name, host, gpu, disk))
     for name, count in zip(EXPORTS, (dense, small), strict=True):
-        host = export_bytes(count, calls.get(name, 0), tensors)
-        stages.append(StageNeeds(name, host, 0, WEIGHT_BYTES * count, seconds.get(name)))
-    counts = {part: one.parameters for part, one in uncut.items()}
+        host = export_bytes(count, calls.get(name, 0), len(tensor_sizes))
+        stages.append(StageNeeds(name, host, 0, WEIGHT_BYTES * count))
     for part, one in uncut.items():
         name = f"export-{part}"
         host = export_bytes(one.parameters, one.export_calls, one.tensors)
-        stages.append(StageNeeds(name, host, 0, WEIGHT_BYTES * counts[part], seconds.get(name)))
-    counts |= {"dense": dense, "compressed": small}
-    for name, host in engine_needs(dense, small, recipe, calls, uncut, tensors=tensors):
-        disk = _engine_disk(name, counts)
-        stages.append(StageNeeds(name, host, 0, disk, seconds.get(name)))
+        disk = WEIGHT_BYTES * one.parameters
+        stages.append(StageNeeds(name, host, 0, disk))
+    for name, host, disk in engine_needs(
+        dense, small, recipe, calls, uncut, tensor_sizes=tensor_sizes, shares=shares
+    ):
+        stages.append(StageNeeds(name, host, 0, disk))
     return stages
 
 
-def _engine_disk(stage: str, counts: Mapping[str, int]) -> int:
-    """An engine in fp32; figures alone of the stages that measure."""
-    if not stage.startswith("build"):
-        return 0
-    return WEIGHT_BYTES * next(n for name, n in counts.items() if stage.endswith(f"-{name}"))
+def tensor_sizes(source: Source) -> list[int]:
+    """Of each parameter tensor of the dense model, in numbers; none of pickled weights.
+
+    Args:
+        source: The model.
+    """
+    return [entry.elements for entry in source.denoiser.tensors().values()]
 
 
 def _networks(
@@ -183,7 +189,7 @@ _STAGES_OF = {
     "prune": ("prune",),
     "distill": ("repair", "distill", "trajectories", "samples"),
     "export": ("export",),
-    "build": ("build",),
+    "build": ("precision", "build"),
     "bench": ("bench", "frontier", "explain"),
 }
 """Where a run stops -> the first words of the stages' names that it has beyond the stop before."""
@@ -205,7 +211,8 @@ def stages_until(source: Source, recipe: Recipe, stop: str) -> list[str]:
         if at == stop:
             break
     uncut = uncut_parts(source, recipe, count=False)
-    names = [one.stage for one in stage_needs(0, 0, recipe, {}, on_gpu=False, uncut=uncut)]
+    needs = stage_needs(0, 0, recipe, {}, tensor_sizes=(), on_gpu=False, uncut=uncut)
+    names = [one.stage for one in needs]
     return [name for name in names if name not in HALVED and name.split("-")[0] in wanted]
 
 
@@ -234,13 +241,13 @@ def first_lack(source: Source, recipe: Recipe, stages: Sequence[str]) -> Lack | 
         recipe: Every option.
         stages: Names of stages.
     """
-    sizes = [entry.elements for entry in source.denoiser.tensors().values()]
+    sizes = tensor_sizes(source)
     dense = sum(sizes)
     small = round(dense * (1 - recipe.prune.ratio))
     gpu, host = gpu_memory() if gpus() else None, host_memory()
     uncut = uncut_parts(source, recipe, count=False)
     needed_by = partial(
-        stage_needs, dense, small, recipe, on_gpu=gpu is not None, tensors=len(sizes)
+        stage_needs, dense, small, recipe, on_gpu=gpu is not None, tensor_sizes=sizes
     )
     needs = needed_by({}, uncut=uncut)
     room = min((there[1] for there in (gpu, host) if there is not None), default=0)
@@ -313,6 +320,8 @@ def _smaller(stage: str) -> str:
             "--text-encoders off leaves the prompts to the caller; else use a machine with more "
             "memory"
         )
+    if stage.startswith("precision"):
+        return "--precision fp32 converts nothing; else use a machine with more memory"
     if stage == "importance":
         return "--importance magnitude needs no gradients; else use a machine with more memory"
     return "use a machine with more memory"

@@ -18,7 +18,8 @@ from diffc_export.targets.onnx_file import DESCRIPTION, REFERENCE
 from diffc_runtime.files import file_digest
 from diffc_runtime.machine.cpu import cores
 
-_CALIBRATED = ("int8", "fp8")
+CALIBRATED = ("int8", "fp8")
+"""Precisions whose scales follow from calls of the dense model."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def precision_stage(
     """The ONNX file of one side in the precision asked for, as target ``name`` wants it."""
     precision = recipe.build.precision
     written = precision_folder(name, precision)
-    calibrated = precision in _CALIBRATED
+    calibrated = precision in CALIBRATED
     inputs = PrecisionInputs(
         onnx=onnx_input(onnx_folder(out, side)),
         calibration=onnx_input(onnx_folder(out, "dense")) if calibrated else None,

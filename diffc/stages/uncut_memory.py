@@ -6,7 +6,8 @@
 
 Calls are counted on tensors without memory, as those of the denoisers are (call_memory.py);
 bench/full_size.py compares them (``sd15-parts``). Exports read the weights where they lie.
-Attention is counted as the exporter traces it, with its scores; encoding prompts may take less.
+Attention of text encoders is counted as the exporter traces it, with its scores; encoding prompts
+may take less.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 
 VAE_PARTS = (DECODER, VAE_ENCODER, MASKED_DECODER)
 """The networks that are parts of the VAE; the others are text encoders."""
-_VERSION = 2
+_VERSION = 3
 """Raised whenever the count changes."""
 
 
@@ -56,6 +57,7 @@ class UncutPart:
         parameters: Of its graph.
         export_calls: Bytes of the largest call by which it is exported.
         engine_calls: Bytes of a call of its engine in the largest batch.
+        scored_calls: The same, by a runtime that has attention's scores in memory.
         compared: Whether its engine is compared with torch when it is built.
         tensors: How many tensors the parameters are in.
     """
@@ -65,6 +67,7 @@ class UncutPart:
     engine_calls: int = 0
     compared: bool = True
     tensors: int = 0
+    scored_calls: int = 0
 
 
 def uncut_names(source: Source, recipe: Recipe) -> list[str]:
@@ -202,7 +205,7 @@ class _Work:
         """
         import torch
 
-        from diffc.models.without_memory import WithoutMemory
+        from diffc.models.without_memory import WithoutMemory, with_scores
 
         place = WithoutMemory(torch.device("cpu"))
         names = [name for name, _ in self.model.named_children()]
@@ -212,12 +215,15 @@ class _Work:
             for name in own
             for value in self.model.get_submodule(name).parameters()
         }
+        with with_scores():
+            scored = self.bytes_of(place, rows)
         return UncutPart(
             sum(parameters.values()),
             self.bytes_of(place, self.reference),
             self.bytes_of(place, rows),
             self.compared,
             len(parameters),
+            scored,
         )
 
     def bytes_of(self, place: WithoutMemory, rows: int) -> int:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 
+import onnx
 import pytest
 import torch
 from hypothesis import given
@@ -21,10 +23,15 @@ from diffc.stages.engine_memory import (
     is_whole,
 )
 from diffc.stages.needs import stage_needs, stages_until
+from diffc.stages.precision import precision_stage
 from diffc_export import targets
+from diffc_export.events import drain
 from diffc_export.onnx import weights
 from diffc_export.onnx.export import export_onnx
+from diffc_export.onnx.precision import LOW, convert_precision
+from diffc_export.onnx.quantize import QuantizeOptions, quantize
 from diffc_export.specs import TensorSpec
+from diffc_export.targets.onnx_file import MODEL
 
 MILLION = 1_000_000
 BOTH = Recipe.model_validate({"build": {"target": ["ort-cpu", "openvino"]}})
@@ -32,8 +39,11 @@ LARGE = (300 * MILLION, 200 * MILLION)
 """Parameters of networks whose weights lie apart from the graph."""
 
 
-def rows_of(recipe: Recipe, sizes=LARGE, calls=None) -> dict[str, int]:
-    return dict(engine_needs(*sizes, recipe, calls or {}))
+def rows_of(
+    recipe: Recipe, sizes=LARGE, calls=None, tensor_sizes=(), shares=None
+) -> dict[str, int]:
+    needs = engine_needs(*sizes, recipe, calls or {}, tensor_sizes=tensor_sizes, shares=shares)
+    return {stage: memory for stage, memory, _ in needs}
 
 
 def test_every_stage_of_a_target_has_a_row_in_the_order_of_the_run():
@@ -51,7 +61,7 @@ def test_every_stage_of_a_target_has_a_row_in_the_order_of_the_run():
     assert list(rows_of(BOTH)) == wanted
     quick = Recipe.model_validate({"measure": {"explain": "off", "frontier": "off"}})
     assert list(rows_of(quick))[2:] == ["bench-ort-cpu"]
-    stages = [one.stage for one in stage_needs(*LARGE, BOTH, {}, on_gpu=False)]
+    stages = [one.stage for one in stage_needs(*LARGE, BOTH, {}, tensor_sizes=(), on_gpu=False)]
     assert stages[: stages.index("export-dense")] == [
         "data", "importance", "prune", "repair", "distill", "samples"
     ]  # fmt: skip
@@ -59,12 +69,12 @@ def test_every_stage_of_a_target_has_a_row_in_the_order_of_the_run():
 
 
 def test_both_engines_are_open_while_they_are_measured_and_torch_beside_them():
-    times = targets.target("ort-cpu").facts.weight_copies.one
+    times = targets.target("ort-cpu").facts.weight_copies["fp32"].opened
     dense, small = (4 * count for count in LARGE)
-    rows = rows_of(BOTH, calls={"bench": 7 * MILLION})
+    rows = rows_of(BOTH, calls={"bench": 7 * MILLION, "bench-scores": 10 * MILLION})
     assert rows["build-ort-cpu-dense"] == EXPORT_BYTES + round(times * dense)
     both = EXPORT_BYTES + round(times * (dense + small))
-    assert rows["bench-ort-cpu"] == both + 2 * 7 * MILLION
+    assert rows["bench-ort-cpu"] == both + 18 * MILLION
     assert rows["bench-openvino"] - rows_of(BOTH)["bench-openvino"] == 7 * MILLION
     for stage in ("frontier-ort-cpu", "explain-ort-cpu"):
         assert rows[stage] == rows["bench-ort-cpu"] + dense
@@ -73,13 +83,13 @@ def test_both_engines_are_open_while_they_are_measured_and_torch_beside_them():
 
 
 def test_a_process_with_many_layers_has_a_larger_graph_at_every_stage():
-    few, many = (dict(engine_needs(*LARGE, BOTH, {}, tensors=tensors)) for tensors in (0, 1000))
+    few, many = (rows_of(BOTH, tensor_sizes=[5] * tensors) for tensors in (0, 1000))
     more = graph_bytes(1000) - graph_bytes(0)
     assert more > 0
     assert many == {stage: needed + more for stage, needed in few.items()}
     exported = {
         one.stage: one.memory_bytes
-        for one in stage_needs(*LARGE, BOTH, {}, on_gpu=False, tensors=1000)
+        for one in stage_needs(*LARGE, BOTH, {}, on_gpu=False, tensor_sizes=[5] * 1000)
     }
     assert exported["export-dense"] == exported["export-compressed"] == graph_bytes(1000)
     assert all(exported[stage] == needed for stage, needed in many.items())
@@ -94,7 +104,7 @@ def test_a_runtime_with_an_engine_for_each_shape_has_all_of_them_open():
     assert rows_of(sized)["bench-openvino"] == two["bench-openvino"]
 
 
-def test_of_other_precisions_and_of_targets_that_say_nothing_there_is_no_row():
+def test_of_precisions_and_of_targets_that_say_nothing_there_is_no_row():
     half = Recipe.model_validate(
         {"build": {"target": ["ort-cpu", "openvino"], "each": {"openvino": {"precision": "bf16"}}}}
     )
@@ -102,6 +112,92 @@ def test_of_other_precisions_and_of_targets_that_say_nothing_there_is_no_row():
         "ort-cpu-dense", "ort-cpu-compressed", "ort-cpu"
     }  # fmt: skip
     assert rows_of(Recipe.model_validate({"build": {"target": ["torch"]}})) == {}
+
+
+def lower(target: str, precision: str) -> Recipe:
+    return Recipe.model_validate({"build": {"target": [target], "precision": precision}})
+
+
+@pytest.mark.parametrize(
+    ("target", "precision", "folder"),
+    [
+        ("openvino", "int8", "int8-asymmetric"),
+        ("trt-rtx", "fp16", "fp16"),
+        ("trt-rtx", "bf16", "bf16"),
+        ("trt-rtx", "int8", "int8"),
+        ("trt-rtx", "fp8", "fp8"),
+    ],
+)
+def test_a_file_in_a_lower_precision_has_a_row_before_its_engine(
+    target, precision, folder, tmp_path, compiled
+):
+    """Oracle: the names that the stages themselves have."""
+    recipe = lower(target, precision)
+    rows = list(rows_of(recipe))
+    own = recipe.for_target(target)
+    for side, at in (("dense", 0), ("compressed", 2)):
+        stage = precision_stage(compiled[0], own, target, side)
+        assert stage.name == rows[at] == f"precision-{folder}-{side}"
+        assert rows[at + 1] == f"build-{target}-{side}"
+    measured = ["bench-openvino", "frontier-openvino", "explain-openvino"]
+    assert rows[4:] == (measured if target == "openvino" else [])  # the other's are on a GPU
+
+
+def test_a_target_that_says_nothing_still_has_its_file_converted():
+    """``trt`` reads what casts have written, wherever its own engines are."""
+    rows = rows_of(lower("trt", "fp16"))
+    assert list(rows) == ["precision-fp16-dense", "precision-fp16-compressed"]
+    assert rows_of(lower("trt", "auto")) == {}
+
+
+def test_targets_that_share_a_file_have_it_converted_once():
+    names = [name for name in rows_of(
+        Recipe.model_validate({"build": {"target": ["trt", "trt-rtx"], "precision": "int8"}})
+    ) if name.startswith("precision")]  # fmt: skip
+    assert names == ["precision-int8-dense", "precision-int8-compressed"]
+
+
+def test_casts_hold_no_weights_of_a_large_file_and_trials_the_largest_of_them():
+    casts = rows_of(lower("trt-rtx", "fp16"))
+    # the file of the small side is read whole in fp16 alone, as it is written
+    sizes = (300 * MILLION, 100 * MILLION)
+    written = rows_of(lower("trt-rtx", "fp16"), sizes)["precision-fp16-compressed"]
+    assert written - EXPORT_BYTES == 3 * 2 * 100 * MILLION
+    assert casts["precision-fp16-dense"] - EXPORT_BYTES == engine_memory._CONVERTED_BYTES
+    calls, tensors = {"precision": 1000 * MILLION}, [30 * MILLION, 10]
+    int8 = rows_of(lower("openvino", "int8"), calls=calls, tensor_sizes=tensors)
+    beside = graph_bytes(2) + engine_memory._CONVERTED_BYTES + 1100 * MILLION
+    assert int8["precision-int8-asymmetric-dense"] == beside + 540 * MILLION
+    assert int8["precision-int8-asymmetric-compressed"] == beside + 360 * MILLION
+
+
+def test_a_lower_precision_is_measured_beside_the_dense_engine_in_fp32():
+    rows, dense = rows_of(lower("openvino", "int8")), 4 * 300 * MILLION
+    for stage in ("frontier-openvino", "explain-openvino"):
+        assert rows[stage] - rows["bench-openvino"] == pytest.approx(dense + 1.05 * dense)
+
+
+def test_layers_in_fp32_make_a_file_larger():
+    shares = {"precision-int8-asymmetric-dense": 0.5}
+    few, many = (
+        rows_of(lower("openvino", "int8")),
+        rows_of(lower("openvino", "int8"), shares=shares),
+    )
+    assert many["build-openvino-compressed"] == few["build-openvino-compressed"]
+    more = 0.25 * 4 * 300 * MILLION
+    assert many["bench-openvino"] - few["bench-openvino"] == pytest.approx(1.15 * more)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16", "int8", "fp8"])
+def test_a_files_weights_have_the_bytes_of_its_precision(tmp_path, unet_folder, precision):
+    """Oracle: files that were converted; norms and biases stay in fp32 where layers are in int8."""
+    if precision in LOW:
+        convert_precision(unet_folder, tmp_path, precision)
+    else:
+        options = QuantizeOptions(trajectories=1, tolerance=math.inf)
+        drain(quantize(unet_folder, tmp_path, options, precision=precision))
+    plain, lower = (weights.nbytes(onnx.load(folder / MODEL)) for folder in (unet_folder, tmp_path))
+    assert lower / plain == pytest.approx(engine_memory._SHARE[precision], rel=0.1)
 
 
 @given(
@@ -112,7 +208,7 @@ def test_of_other_precisions_and_of_targets_that_say_nothing_there_is_no_row():
 def test_more_weights_never_need_less_where_they_lie_alike(count, more, name):
     """A graph that is read whole takes more than a larger one whose weights lie apart."""
     recipe = Recipe.model_validate({"build": {"target": [name]}})
-    if is_whole(count) != is_whole(count + more):
+    if is_whole(4 * count) != is_whole(4 * (count + more)):
         return
     before, after = (rows_of(recipe, (each, each)) for each in (count, count + more))
     assert all(after[stage] > before[stage] for stage in before)
@@ -121,8 +217,9 @@ def test_more_weights_never_need_less_where_they_lie_alike(count, more, name):
 
 def test_a_target_never_has_less_than_the_weights_of_what_is_open():
     for name in ("ort-cpu", "openvino"):
-        copies = targets.target(name).facts.weight_copies
-        assert 1 <= copies.one <= copies.one_read_whole < engine_memory._READ_COPIES
+        for copies in targets.target(name).facts.weight_copies.values():
+            assert 1 <= copies.built <= copies.opened <= copies.opened_whole
+            assert copies.opened_whole < engine_memory._READ_COPIES
 
 
 @pytest.mark.parametrize("beyond", [0, 1])
@@ -142,7 +239,7 @@ def test_a_file_is_read_whole_where_the_export_wrote_it_so(tmp_path, monkeypatch
         layer, lambda model, inputs: model(inputs["sample"]), specs, tmp_path, examples=examples
     )
     apart = tmp_path / "model.onnx.data"
-    assert apart.exists() == bool(beyond) == (not is_whole(count))
+    assert apart.exists() == bool(beyond) == (not is_whole(4 * count))
     written = export_bytes(count, 0, 0) - EXPORT_BYTES
     assert written == (0 if beyond else 3 * 4 * count)
 
@@ -154,7 +251,12 @@ def test_an_engine_takes_the_disk_that_its_row_says(compiled):
     rows = {
         one.stage: one
         for one in stage_needs(
-            plan["dense"]["params"], plan["compressed"]["params"], Recipe(), {}, on_gpu=False
+            plan["dense"]["params"],
+            plan["compressed"]["params"],
+            Recipe(),
+            {},
+            tensor_sizes=(),
+            on_gpu=False,
         )
     }
     for side in ("dense", "compressed"):

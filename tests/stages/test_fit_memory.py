@@ -228,8 +228,8 @@ def test_a_run_says_what_it_chose_and_keeps_it(tiny_model, tmp_path, monkeypatch
     source = find_source(tiny_model)
     options = {**QUICK, "memory": "1TB"}
     recipe = recipe_of_model(source, None, {**options, "prune": {**QUICK["prune"], "ratio": 0.3}})
-    tensors = len(source.denoiser.tensors())
-    memory = fitting._StageMemory(source, 1, fitting._parameters(source, recipe), tensors)
+    sizes = needs.tensor_sizes(source)
+    memory = fitting._StageMemory(source, 1, fitting._parameters(source, recipe), sizes)
     whole = memory.bytes_of(recipe, "distill")
     options["memory"] = f"{whole - 1}B"
     out, events = tmp_path / "out", []

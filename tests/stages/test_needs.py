@@ -22,6 +22,7 @@ MILLION = 1_000_000
 
 
 def by_stage(recipe, calls=None, **options):
+    options = {"tensor_sizes": (), **options}
     rows = needs.stage_needs(4 * MILLION, 2 * MILLION, recipe, calls or {}, **options)
     return {one.stage: one for one in rows}
 
@@ -41,13 +42,13 @@ def test_memory_grows_with_parameters_where_stages_hold_them():
 
 
 def test_many_layers_leave_more_in_the_process_behind_the_repair():
-    few, many = (by_stage(Recipe(), on_gpu=False, tensors=tensors) for tensors in (0, 1000))
+    few, many = (by_stage(Recipe(), on_gpu=False, tensor_sizes=[5] * n) for n in (0, 1000))
     more = {name: many[name].memory_bytes - one.memory_bytes for name, one in few.items()}
     assert {name for name, grows in more.items() if grows == 0} == {
         "data", "importance", "prune", "repair"
     }  # fmt: skip
     assert 0 < more["distill"] == more["samples"] < more["export-dense"]
-    there = [by_stage(Recipe(), on_gpu=True, tensors=tensors) for tensors in (0, 1000)]
+    there = [by_stage(Recipe(), on_gpu=True, tensor_sizes=[5] * n) for n in (0, 1000)]
     assert there[0]["distill"].gpu_bytes == there[1]["distill"].gpu_bytes
 
 
@@ -168,7 +169,8 @@ def test_a_stage_that_works_fewer_rows_at_a_time_is_not_refused(tiny_model, smal
         needs.check_memory(source, recipe, "distill")
     magnitude = {**QUICK["prune"], "importance": {"method": "magnitude"}}
     light = recipe_of_model(source, None, {**QUICK, "prune": magnitude, "distill": {"steps": 0}})
-    rows = {one.stage: one.memory_bytes for one in needs.stage_needs(0, 0, light, {}, on_gpu=False)}
+    of_light = needs.stage_needs(0, 0, light, {}, tensor_sizes=(), on_gpu=False)
+    rows = {one.stage: one.memory_bytes for one in of_light}
     small_machine(max(rows["importance"], rows["prune"]) + 10**6)
     needs.check_memory(source, light, "prune")
 

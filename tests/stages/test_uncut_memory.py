@@ -23,6 +23,7 @@ from diffc.stages import needs, uncut_memory
 from diffc.stages.engine_memory import EXPORT_BYTES, engine_needs, graph_bytes
 from diffc.stages.needs import check_memory, stage_needs, stages_until
 from diffc.stages.uncut_memory import UncutPart, prompt_bytes, uncut_names, uncut_parts
+from diffc_export import targets
 
 MILLION = 1_000_000
 ENCODERS = ["text_encoder", "text_encoder_2", "text_encoder_3"]
@@ -120,14 +121,24 @@ def test_masked_decoders_have_their_image_and_mask(tmp_path):
     assert parts["masked-decoder"].engine_calls > parts["decoder"].engine_calls
 
 
+def rows_of(recipe, uncut=None):
+    needs = engine_needs(*LARGE, recipe, {}, uncut, tensor_sizes=())
+    return {stage: memory for stage, memory, _ in needs}
+
+
 PARTS = {
-    "decoder": UncutPart(100 * MILLION, 5 * MILLION, 7 * MILLION, compared=False, tensors=140),
-    "text_encoder": UncutPart(400 * MILLION, 9 * MILLION, 11 * MILLION),
+    "decoder": UncutPart(
+        100 * MILLION, 5 * MILLION, 7 * MILLION, False, tensors=140, scored_calls=8 * MILLION
+    ),
+    "text_encoder": UncutPart(400 * MILLION, 9 * MILLION, 11 * MILLION, scored_calls=20 * MILLION),
 }
 
 
 def test_every_part_has_rows_in_the_order_of_the_run():
-    stages = [one.stage for one in stage_needs(*LARGE, BOTH, {}, on_gpu=False, uncut=PARTS)]
+    stages = [
+        one.stage
+        for one in stage_needs(*LARGE, BOTH, {}, tensor_sizes=(), on_gpu=False, uncut=PARTS)
+    ]
     exports = [name for name in stages if name.startswith("export")]
     sides = ["dense", "compressed", *PARTS]
     assert exports == [f"export-{name}" for name in sides]
@@ -138,30 +149,42 @@ def test_every_part_has_rows_in_the_order_of_the_run():
 
 
 def test_the_decoder_is_open_where_images_are_made():
-    without, beside = (dict(engine_needs(*LARGE, BOTH, {}, uncut)) for uncut in ({}, PARTS))
+    without, beside = (rows_of(BOTH, uncut) for uncut in ({}, PARTS))
     decoder = PARTS["decoder"]
     weights, graph = 1.03 * 4 * decoder.parameters, graph_bytes(140) - graph_bytes(0)
     for stage in ("bench-ort-cpu", "frontier-ort-cpu"):
         more = beside[stage] - without[stage]
-        assert more == pytest.approx(weights + graph + 2 * decoder.engine_calls, rel=1e-6)
+        assert more == pytest.approx(weights + graph + 1.8 * decoder.scored_calls, rel=1e-6)
     assert beside["explain-ort-cpu"] == without["explain-ort-cpu"] + graph
 
 
 def test_an_engine_that_is_compared_is_opened_with_its_call():
-    rows = dict(engine_needs(*LARGE, BOTH, {}, PARTS))
+    rows = rows_of(BOTH, PARTS)
     large = PARTS["text_encoder"]
-    opened = 1.03 * 4 * large.parameters + 2 * large.engine_calls
-    assert rows["build-ort-cpu-text_encoder"] == EXPORT_BYTES + round(opened)
+    opened, fused = 1.03 * 4 * large.parameters, 1.05 * 4 * large.parameters + large.engine_calls
+    scored = round(opened + 1.8 * large.scored_calls)
+    assert rows["build-ort-cpu-text_encoder"] == EXPORT_BYTES + scored
+    assert rows["build-openvino-text_encoder"] == EXPORT_BYTES + round(fused)
     assert rows["build-ort-cpu-decoder"] == graph_bytes(140) + round(1.03 * 400 * MILLION)
 
 
 def test_the_vae_is_built_in_fp32_in_every_precision():
     lower = Recipe.model_validate({"build": {"target": ["openvino"], "precision": "bf16"}})
     int8 = Recipe.model_validate({"build": {"target": ["openvino"], "precision": "int8"}})
-    assert list(dict(engine_needs(*LARGE, lower, {}, PARTS))) == ["build-openvino-decoder"]
-    assert list(dict(engine_needs(*LARGE, int8, {}, PARTS))) == [
-        "build-openvino-decoder", "build-openvino-text_encoder"
-    ]  # fmt: skip
+    assert list(rows_of(lower, PARTS)) == ["build-openvino-decoder"]
+    fp32 = rows_of(Recipe.model_validate({"build": {"target": ["openvino"]}}), PARTS)
+    for part in PARTS:
+        assert rows_of(int8, PARTS)[f"build-openvino-{part}"] == fp32[f"build-openvino-{part}"]
+
+
+def test_a_text_encoder_is_converted_before_it_is_built():
+    half = Recipe.model_validate({"build": {"target": ["trt-rtx"], "precision": "fp16"}})
+    built = targets.target("trt-rtx").facts.weight_copies["fp16"]
+    rows = rows_of(half, PARTS)
+    encoder = built.library + round(built.built * 2 * 400 * MILLION)
+    assert rows["build-trt-rtx-text_encoder"] == EXPORT_BYTES + encoder
+    decoder = built.library + round(built.built * 4 * 100 * MILLION)
+    assert rows["build-trt-rtx-decoder"] == graph_bytes(140) + decoder
 
 
 def test_prompts_are_encoded_with_weights_in_their_files(tmp_path):

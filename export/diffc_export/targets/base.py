@@ -56,24 +56,29 @@ class TritonBackend:
 
 @dataclass(frozen=True, kw_only=True)
 class WeightCopies:
-    """How much memory a target takes for an engine in fp32, by its weights and by its calls.
+    """How much of the machine's memory a target takes for an engine in one precision.
 
-    The first two are in bytes over those of the weights.
-
-    Pages of mapped files do not count, and activations come on top. ONNX files above 256 MB have
-    their weights in a file of their own, which is mapped; smaller ones are read whole.
+    Factors are bytes over those of the weights in its ONNX file. Pages of mapped files do not
+    count. ONNX files above 256 MB have their weights in a file of their own, which is mapped;
+    smaller ones are read whole.
 
     Args:
-        one: an engine, while it is built and when it is open.
-        one_read_whole: an open engine whose ONNX file has its weights in it.
+        built: an engine, while it is built.
+        opened: an engine that is open; None: it is on a GPU, where nothing was measured.
+        opened_whole: an open engine whose ONNX file has its weights in it.
+        library: bytes of what builds it.
         each_shape: whether each batch size and resolution has an engine of its own in memory.
         calls: how often it has the activations of a call.
+        scores: whether attention's scores are among these, (rows, heads, tokens, tokens).
     """
 
-    one: float
-    one_read_whole: float
+    built: float
+    opened: float | None
+    opened_whole: float | None
+    library: int = 0
     each_shape: bool
-    calls: int
+    calls: float
+    scores: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,8 +108,8 @@ class TargetFacts:
         triton: Triton's backend for it. None: Triton runs it in Python, with ``loader``.
         model_server: whether OpenVINO Model Server runs its engine.
         runs_torch: whether it runs the torch model itself and not the ONNX file.
-        weight_copies: what its engines take of the machine's memory. None: it was not measured, and
-            ``diffc plan`` says nothing of it.
+        weight_copies: precision -> what its engines take of the machine's memory. Of a precision
+            that is not in it nothing was measured, and ``diffc plan`` says nothing.
 
     Raises:
         ValueError: a field has a value that is not possible.
@@ -124,7 +129,7 @@ class TargetFacts:
     triton: TritonBackend | None
     model_server: bool
     runs_torch: bool
-    weight_copies: WeightCopies | None = None
+    weight_copies: Mapping[str, WeightCopies] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for key, kind in (("device", Device), ("graphs", Graphs)):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,9 @@ _NAMES = {"f32": "fp32", "bf16": "bf16", "f16": "fp16", "i8": "int8", "u8": "int
 _CAPABILITIES = {"bf16": "BF16", "fp16": "FP16", "int8": "INT8"}
 _HEAVY = ("Convolution", "Deconvolution", "FullyConnected", "MatMul", "GroupConvolution")
 _PASSES = ("Transpose", "Reorder", "Reshape")  # on the way from a constant to its layer
+_COPIES = WeightCopies(
+    built=1.05, opened=1.05, opened_whole=1.05, each_shape=True, calls=1, scores=False
+)
 
 
 class OpenVino:
@@ -65,7 +69,10 @@ class OpenVino:
         triton=None,  # its backend refuses a range of batches, and has no setting for f32
         model_server=True,
         runs_torch=False,
-        weight_copies=WeightCopies(one=1.05, one_read_whole=1.05, each_shape=True, calls=1),
+        weight_copies={
+            "fp32": _COPIES,
+            "int8": replace(_COPIES, built=1.15, opened=1.15, opened_whole=1.4),
+        },
     )
 
     def status(self) -> Status:

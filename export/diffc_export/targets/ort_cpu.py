@@ -36,6 +36,14 @@ from diffc_runtime.libraries import ort as library
 
 NAME = "ort-cpu"
 _PROVIDERS = [library.CPU]
+_COPIES = WeightCopies(
+    built=1.03,
+    opened=1.03,
+    opened_whole=1.6,
+    each_shape=False,
+    calls=1.8,  # the memory of the first one stays beside that which is planned for all later ones
+    scores=True,
+)
 
 
 class OrtCpu:
@@ -57,8 +65,7 @@ class OrtCpu:
         triton=ort.triton_backend(),
         model_server=False,
         runs_torch=False,
-        # the memory of the first call stays beside that which it plans for all later ones
-        weight_copies=WeightCopies(one=1.03, one_read_whole=1.6, each_shape=False, calls=2),
+        weight_copies={"fp32": _COPIES},
     )
 
     def status(self) -> Status:
