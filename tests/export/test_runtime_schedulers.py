@@ -75,7 +75,8 @@ def distance(
 
     exact: run diffusers' code in float64 from its float32 alpha_bar.
     resolution: leave out two units in the last place of the largest state passed through, which is
-        all that float32 can hold of a difference from it.
+        all that float32 can hold of a difference from it; where a clean sample is computed from
+        predicted noise, as many of the difference of two states over sqrt(alpha_bar).
     """
     oracle = ORACLES[name].from_config(config)
     oracle.set_timesteps(steps)
@@ -100,10 +101,15 @@ def distance(
         mine = model(ours.scale_input(x, i), ours.timesteps[i])
         theirs = oracle_step(name, oracle, model(scaled, float(t)), t, theirs, noise)
         x = ours.step(mine, i, x, noise=noise)
+        unit = 2 * np.spacing(np.float32(max(largest, np.abs(theirs).max())))
+        if name != "euler" and oracle.config.prediction_type == "epsilon":
+            unit = (
+                2 * np.spacing(np.float32(largest)) / np.sqrt(oracle.alphas_cumprod[int(t)].item())
+            )
         largest = max(largest, np.abs(theirs).max())
         error = np.abs(x - theirs).max()
         if resolution:
-            error = max(0.0, error - 2 * np.spacing(np.float32(largest)))
+            error = max(0.0, error - unit)
         worst = max(worst, error / max(1.0, np.abs(theirs).max()))
     return float(worst)
 
@@ -258,6 +264,7 @@ def test_euler_from_zero_snr():
 @example("euler", "scaled_linear", 85e-5, 0.012, 1000, "leading", "epsilon", True, True, 20)
 @example("euler", "scaled_linear", 85e-5, 0.012, 1000, "trailing", "epsilon", True, True, 20)
 @example("dpm++", "scaled_linear", 85e-5, 0.012, 1000, "leading", "epsilon", True, True, 20)
+@example("ddpm", "squaredcos_cap_v2", 1e-3, 0.015625, 181, "trailing", "epsilon", True, False, 1)
 def test_follows_diffusers_anywhere(
     name, schedule, start, end, total, spacing, prediction, clip, karras, steps
 ):
@@ -276,7 +283,7 @@ def test_follows_diffusers_anywhere(
     if karras and schedule == "squaredcos_cap_v2" and begins_a_timestep_apart(name, config, steps):
         return  # timesteps are truncated there: the last bit of the largest sigma decides
     # Euler's state begins at the largest sigma, in the thousands for cosine schedules
-    assert distance(name, config, steps, resolution=name == "euler") < 1e-5
+    assert distance(name, config, steps, resolution=True) < 1e-5
 
 
 def test_trailing_never_visits_timestep_minus_one():
