@@ -4,6 +4,8 @@
     python -m bench.full_size --networks flux-eighth --out bench/results/full_size_blocks.json
     python -m bench.full_size --networks sd15-two-levels dit-six-blocks sd15-parts \
         --out bench/results/full_size_engines.json
+    python -m bench.full_size --networks sd15-two-levels-64 dit-six-blocks \
+        --out bench/results/full_size_lower.json
     python -m bench.full_size --networks sd15-run --out bench/results/full_size_run.json
     python -m bench.full_size --networks sdxl --out bench/results/full_size_sdxl.json
     python -m bench.full_size --networks sd15-side-8 --out bench/results/full_size_int8.json
@@ -117,9 +119,9 @@ STEPS_OF = {
     "sdxl": (*STEPS[:3], "blocks", "engine"),
     "flux-eighth": ("write", "blocks"),
     "sd15-side-8": ("write", "export", "reference", "int8"),
-    "sd15-two-levels": ("write", "engines", "lower"),
+    "sd15-two-levels": ("write", "engines"),
     "sd15-two-levels-64": ("write", "engines"),
-    "sd15-parts": ("write", "engines", "lower"),
+    "sd15-parts": ("write", "engines"),
     "dit-six-blocks": ("write", "engines", "lower"),
 }
 """Network -> its steps. ONNX Runtime runs SDXL's files in more memory than many machines have."""

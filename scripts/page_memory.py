@@ -98,8 +98,8 @@ def full_size_engines(found: dict[str, Any]) -> list[str]:
     about = {
         "sd15-two-levels": "SD 1.5 without its two lower levels, whose compressed ONNX file is "
         "below 256 MB and read whole",
-        "sd15-two-levels-64": "the same at the size of SD 1.5's own latents, where the scores "
-        "of attention are most of a call",
+        "sd15-two-levels-64": "SD 1.5 without its two lower levels at the size of its own "
+        "latents, where the scores of attention are most of a call of ONNX Runtime; no ladder",
         "dit-six-blocks": "DiT-XL/2 with 6 of its 28 blocks",
         "sd15-parts": "the text encoder and the VAE of SD 1.5 around a small U-Net",
     }
