@@ -147,14 +147,16 @@ def main() -> None:
             row["limit_bytes"] = limit(step, name, row["own_peak_bytes"], Path(folder))
         print(json.dumps(row))
         return
-    rows = {name: measured(name) for name in args.networks}
-    result = {
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "weights": "random",
-        "networks": rows,
-        "environment": read_environment().model_dump(mode="json"),
-    }
-    args.out.write_text(json.dumps(result, indent=1) + "\n")
+    rows = dict[str, Any]()
+    for name in args.networks:
+        rows[name] = measured(name)
+        result = {
+            "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "weights": "random",
+            "networks": rows,
+            "environment": read_environment().model_dump(mode="json"),
+        }
+        args.out.write_text(json.dumps(result, indent=1) + "\n")  # the next one takes long
     beyond = [
         f"{name}: {words}"
         for name, steps in rows.items()
