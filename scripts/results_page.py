@@ -383,7 +383,7 @@ SECTIONS: list[tuple[str, str, Callable[[dict[str, Any]], list[str]]]] = [
     ("full_size_blocks.json", "Blocks that learn alone, at full size", full_size_blocks),
     ("full_size_run.json", "A whole run at full size", full_size_run),
     ("full_size_engines.json", "What engines and drawn samples take of memory", full_size_engines),
-    ("full_size_lower.json", "What lower precisions and large images take", full_size_engines),
+    ("full_size_lower.json", "What large images take, and lower precisions", full_size_engines),
     ("training_memory.json", "What a training takes of memory", training_memory),
     ("peers.json", "Beside other tools", peers),
     ("quality.json", "Quality at half the MACs", quality),
