@@ -112,7 +112,7 @@ def engine_needs(
         precision, parts = own.build.precision, (uncut or {}) if facts.loader is not None else {}
         if facts.runs_torch:
             continue
-        copies = facts.weight_copies.get(precision)
+        copies, fp32 = (facts.weight_copies.get(one) for one in (precision, "fp32"))
         sizes = dict[str, int]()
         for side, count in zip(SIDES, (dense, small), strict=True) if precision != "auto" else ():
             stage = f"precision-{precision_folder(name, precision)}-{side}"
@@ -127,9 +127,8 @@ def engine_needs(
                 yield f"build-{name}-{side}", base + _build_bytes(weights, copies), weights
         yield from _of_parts(name, precision, parts, facts)
         if copies is not None and copies.opened is not None:
-            decoder = _decoder_bytes(parts.get(DECODER), own, facts.weight_copies.get("fp32"))
-            engines = _engines_bytes(sizes, own, calls, copies)
-            plain, fp32 = 0, facts.weight_copies.get("fp32")
+            decoder = _decoder_bytes(parts.get(DECODER), own, fp32)
+            engines, plain = _engines_bytes(sizes, own, calls, copies), 0
             if precision != "fp32" and fp32 is not None:  # it is compared with that
                 plain = _engines_bytes({"dense": WEIGHT_BYTES * dense}, own, {}, fp32)
             for stage, needed in _of_measuring(name, dense, small, own, engines, decoder, plain):

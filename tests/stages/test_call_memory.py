@@ -14,7 +14,7 @@ from bench import training_memory
 from diffc.data.recipe_of_model import recipe_of_model
 from diffc.distill.low_rank import add_low_rank, count_additions, learn
 from diffc.models.source import find_source
-from diffc.models.without_memory import WithoutMemory
+from diffc.models.without_memory import WithoutMemory, with_scores
 from diffc.prune.plan import Plan
 from diffc.recipe import LowRankSection, Recipe
 from diffc.stage_inputs import RunShape
@@ -232,3 +232,18 @@ def test_surgery_and_blocks_take_what_the_files_of_a_run_say(compiled, source):
         )
         additions = call_bytes(source, few, out / "plan.json")["distill-blocks"]
         assert (each - 12) * max(blocks.values()) < additions < counted["distill-blocks"]
+
+
+def test_scores_of_attention_count_where_a_runtime_has_them():
+    """Oracle: (rows, heads, tokens, tokens) of float32, before and behind the softmax."""
+    rows, heads, tokens, width = 2, 3, 256, 8
+    place = WithoutMemory(torch.device("cpu"))
+    (x,) = place.values({"x": ((heads, tokens, width), torch.float32)}, rows).values()
+
+    def call():
+        return torch.nn.functional.scaled_dot_product_attention(x, x, x)
+
+    scores = 4 * rows * heads * tokens * tokens
+    assert place.peak_of_call(call) < scores
+    with with_scores():
+        assert 2 * scores <= place.peak_of_call(call) < 3 * scores
