@@ -68,15 +68,25 @@ def begins_a_timestep_apart(name: str, config: dict, steps: int) -> bool:
     return abs(apart[0]) == 1 and np.allclose(apart[1:], 0, atol=1e-5)
 
 
+def float32_resolution(name: str, oracle, t: torch.Tensor, largest: float, after) -> float:
+    """Two units in the last place of the largest state passed through, or of the one after step t.
+
+    Float32 holds no more of a difference from it. Where the step computes a clean sample from
+    predicted noise, it divides such a difference by sqrt(alpha_bar).
+    """
+    if oracle.config.get("prediction_type") == "epsilon" and name != "euler":
+        alpha_bar = oracle.alphas_cumprod[int(t)].item()
+        return float(2 * np.spacing(np.float32(largest)) / np.sqrt(alpha_bar))
+    return float(2 * np.spacing(np.float32(max(largest, np.abs(after).max()))))
+
+
 def distance(
     name: str, config: dict, steps: int, exact: bool = False, resolution: bool = False
 ) -> float:
     """The largest difference over a trajectory, over the size of the state where it exceeds 1.
 
     exact: run diffusers' code in float64 from its float32 alpha_bar.
-    resolution: leave out two units in the last place of the largest state passed through, which is
-        all that float32 can hold of a difference from it; where a clean sample is computed from
-        predicted noise, as many of the difference of two states over sqrt(alpha_bar).
+    resolution: leave out what float32 cannot say (see float32_resolution).
     """
     oracle = ORACLES[name].from_config(config)
     oracle.set_timesteps(steps)
@@ -101,15 +111,10 @@ def distance(
         mine = model(ours.scale_input(x, i), ours.timesteps[i])
         theirs = oracle_step(name, oracle, model(scaled, float(t)), t, theirs, noise)
         x = ours.step(mine, i, x, noise=noise)
-        unit = 2 * np.spacing(np.float32(max(largest, np.abs(theirs).max())))
-        if name != "euler" and oracle.config.prediction_type == "epsilon":
-            unit = (
-                2 * np.spacing(np.float32(largest)) / np.sqrt(oracle.alphas_cumprod[int(t)].item())
-            )
-        largest = max(largest, np.abs(theirs).max())
         error = np.abs(x - theirs).max()
         if resolution:
-            error = max(0.0, error - unit)
+            error = max(0.0, error - float32_resolution(name, oracle, t, largest, theirs))
+        largest = max(largest, np.abs(theirs).max())
         worst = max(worst, error / max(1.0, np.abs(theirs).max()))
     return float(worst)
 
