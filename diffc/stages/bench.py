@@ -71,7 +71,7 @@ def bench_stage(out: Path, recipe: Recipe, name: str) -> Stage[BenchInputs, Benc
         threads=recipe.build.threads,
         fingerprint=MachineInput(read_environment()),
     )
-    return Stage(f"bench-{name}", 14, inputs, bench, BenchOutcome)
+    return Stage(f"bench-{name}", 15, inputs, bench, BenchOutcome)
 
 
 def bench(inputs: BenchInputs, folder: StageFolder) -> Work[BenchOutcome]:

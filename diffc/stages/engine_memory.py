@@ -4,7 +4,7 @@
     export_bytes   what a side's ONNX folder needs
     engine_needs   what each target's stages need, from its precision to the ladder
 
-A target says what its engines take in each precision (``TargetFacts.weight_copies``); of those that
+A target says what its engines take in each precision (``TargetFacts.memory``); of those that
 it does not name nothing is known. The networks that are not cut (uncut_memory.py) are built beside
 the denoisers, the VAE in fp32 always. bench/full_size.py compares each figure with what was
 measured (bench/results/full_size_engines.json, full_size_lower.json).
@@ -25,7 +25,7 @@ from diffc.stages.uncut_memory import VAE_PARTS, UncutPart
 from diffc_export.onnx.weights import LARGEST_SINGLE_FILE
 
 if TYPE_CHECKING:
-    from diffc_export.targets.base import TargetFacts, WeightCopies
+    from diffc_export.targets.base import EngineMemory, OpenMemory, TargetFacts
 
 EXPORT_BYTES = 460_000_000
 """Of a process that has exported a network, with what imports leave in it."""
@@ -112,7 +112,7 @@ def engine_needs(
         precision, parts = own.build.precision, (uncut or {}) if facts.loader is not None else {}
         if facts.runs_torch:
             continue
-        copies, fp32 = (facts.weight_copies.get(one) for one in (precision, "fp32"))
+        memory, fp32 = facts.memory.get(precision), _opened(facts, "fp32")
         sizes = dict[str, int]()
         for side, count in zip(SIDES, (dense, small), strict=True) if precision != "auto" else ():
             stage = f"precision-{precision_folder(name, precision)}-{side}"
@@ -123,12 +123,13 @@ def engine_needs(
                 part = round(largest * count / dense) if dense else 0
                 converted = _converted_bytes(count, weights, precision, part, calls)
                 yield stage, base + converted, weights
-            if copies is not None:
-                yield f"build-{name}-{side}", base + _build_bytes(weights, copies), weights
+            if memory is not None:
+                yield f"build-{name}-{side}", base + _build_bytes(weights, memory), weights
         yield from _of_parts(name, precision, parts, facts)
-        if copies is not None and copies.opened is not None:
+        opened = _opened(facts, precision)
+        if opened is not None:
             decoder = _decoder_bytes(parts.get(DECODER), own, fp32)
-            engines, plain = _engines_bytes(sizes, own, calls, copies), 0
+            engines, plain = _engines_bytes(sizes, own, calls, opened), 0
             if precision != "fp32" and fp32 is not None:  # it is compared with that
                 plain = _engines_bytes({"dense": WEIGHT_BYTES * dense}, own, {}, fp32)
             for stage, needed in _of_measuring(name, dense, small, own, engines, decoder, plain):
@@ -148,15 +149,15 @@ def _of_parts(
     """
     for part, needs in parts.items():
         own = precision if part not in VAE_PARTS and precision in LOWERED_TEXTS else "fp32"
-        if own in facts.weight_copies:
+        if own in facts.memory:
             is_written = needs_file_of_its_own(name, own)
-            needed = _uncut_bytes(needs, own, facts.weight_copies[own], is_written=is_written)
+            needed = _uncut_bytes(needs, own, facts.memory[own], is_written=is_written)
             disk = round(WEIGHT_BYTES * needs.parameters * _SHARE[own])
             yield f"build-{name}-{part}", needed, disk
 
 
 def _engines_bytes(
-    sizes: Mapping[str, int], own: Recipe, calls: CallBytes, copies: WeightCopies
+    sizes: Mapping[str, int], own: Recipe, calls: CallBytes, opened: OpenMemory
 ) -> int:
     """Both engines open, with a call of each.
 
@@ -164,11 +165,11 @@ def _engines_bytes(
         sizes: Side -> bytes of its file's weights.
         own: The target's options.
         calls: What calls of both take.
-        copies: What the target takes.
+        opened: What the target's engines take.
     """
-    opened = sum(_open_bytes(weights, copies) for weights in sizes.values())
-    called = calls.get(BENCH_WITH_SCORES if copies.scores else BENCH, 0)
-    return round(_engine_count(own, copies) * opened + copies.calls * called)
+    weights = sum(_open_bytes(each, opened) for each in sizes.values())
+    called = calls.get(BENCH_WITH_SCORES if opened.scores else BENCH, 0)
+    return round(_engine_count(own, opened) * weights + opened.calls * called)
 
 
 def _of_measuring(
@@ -205,20 +206,26 @@ def _of_measuring(
 
 
 def _decoder_bytes(
-    decoder: UncutPart | None, own: Recipe, copies: WeightCopies | None
+    decoder: UncutPart | None, own: Recipe, opened: OpenMemory | None
 ) -> tuple[int, int]:
     """(of its graph, of its engine and a call of that); nothing where no images are made."""
-    if decoder is None or copies is None:
+    if decoder is None or opened is None:
         return 0, 0
-    opened = _open_bytes(WEIGHT_BYTES * decoder.parameters, copies)
-    engine = _engine_count(own, copies) * opened + _called_bytes(decoder, copies)
+    weights = _open_bytes(WEIGHT_BYTES * decoder.parameters, opened)
+    engine = _engine_count(own, opened) * weights + _called_bytes(decoder, opened)
     return _GRAPH_BYTES * decoder.tensors, round(engine)
 
 
-def _engine_count(own: Recipe, copies: WeightCopies) -> int:
+def _opened(facts: TargetFacts, precision: str) -> OpenMemory | None:
+    """What open engines take, where something was measured."""
+    memory = facts.memory.get(precision)
+    return None if memory is None else memory.opened
+
+
+def _engine_count(own: Recipe, opened: OpenMemory) -> int:
     """How many engines of a network the runtime has in memory."""
     sizes = max(1, len(own.export.requested_sizes))
-    return len(set(own.build.batch)) * sizes if copies.each_shape else 1
+    return len(set(own.build.batch)) * sizes if opened.each_shape else 1
 
 
 def _converted_bytes(
@@ -247,36 +254,36 @@ def _written_bytes(weights: int) -> int:
     return _WRITTEN_COPIES * weights if is_whole(weights) else 0
 
 
-def _build_bytes(weights: int, copies: WeightCopies) -> int:
+def _build_bytes(weights: int, memory: EngineMemory) -> int:
     """Of a file's weights and the builder, while an engine is built."""
     read = _READ_COPIES * weights if is_whole(weights) else 0
-    return max(read, copies.library + round(copies.built * weights))
+    return max(read, memory.library + round(memory.built * weights))
 
 
-def _open_bytes(weights: int, copies: WeightCopies) -> float:
-    """Of the weights of an open engine; none where it is on a GPU."""
-    times = copies.opened_whole if is_whole(weights) else copies.opened
-    return weights * (times or 0.0)
+def _open_bytes(weights: int, opened: OpenMemory) -> float:
+    """Of the weights of an open engine."""
+    return weights * (opened.whole if is_whole(weights) else opened.weights)
 
 
-def _called_bytes(part: UncutPart, copies: WeightCopies) -> float:
+def _called_bytes(part: UncutPart, opened: OpenMemory) -> float:
     """What a call of an engine takes beside the weights."""
-    return copies.calls * (part.scored_calls if copies.scores else part.engine_calls)
+    return opened.calls * (part.scored_calls if opened.scores else part.engine_calls)
 
 
-def _uncut_bytes(part: UncutPart, precision: str, copies: WeightCopies, *, is_written: bool) -> int:
+def _uncut_bytes(part: UncutPart, precision: str, memory: EngineMemory, *, is_written: bool) -> int:
     """An engine that is compared with torch is opened behind its build, in the same process.
 
     Args:
         part: The network.
         precision: Its engine's.
-        copies: What the target takes in that precision.
+        memory: What the target takes in that precision.
         is_written: Whether a file in that precision is written first.
     """
     weights = round(WEIGHT_BYTES * part.parameters * _SHARE[precision])
-    most = [_build_bytes(weights, copies)]
+    most = [_build_bytes(weights, memory)]
     if is_written:
         most.append(_converted_bytes(part.parameters, weights, precision, 0, {}))
-    if part.compared and copies.opened is not None:
-        most.append(round(_open_bytes(weights, copies) + _called_bytes(part, copies)))
+    if part.compared and memory.opened is not None:
+        opened = memory.opened
+        most.append(round(_open_bytes(weights, opened) + _called_bytes(part, opened)))
     return graph_bytes(part.tensors) + max(most)

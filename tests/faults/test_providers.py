@@ -241,7 +241,7 @@ def test_a_call_of_the_processor_that_fails_is_one_line(tmp_path):
     drain(target("ort-cpu").build(onnx, BuildOptions(), tmp_path / "e"))
     runner = target("ort-cpu").load(tmp_path / "e")
     wrong = {**INPUTS, "sample": INPUTS["sample"].astype(np.float64)}
-    bound = ort_cpu.OrtCpuCall(runner.session, runner.info, wrong)
+    bound = ort_cpu.OrtCpuCall(runner.session, runner.info, wrong, library.FirstCalls())
     with pytest.raises(UnavailableError, match="ONNX Runtime failed while running ort-cpu"):
         bound.run()
 

@@ -154,7 +154,7 @@ def test_the_decoder_is_open_where_images_are_made():
     weights, graph = 1.03 * 4 * decoder.parameters, graph_bytes(140) - graph_bytes(0)
     for stage in ("bench-ort-cpu", "frontier-ort-cpu"):
         more = beside[stage] - without[stage]
-        assert more == pytest.approx(weights + graph + 1.8 * decoder.scored_calls, rel=1e-6)
+        assert more == pytest.approx(weights + graph + 1.05 * decoder.scored_calls, rel=1e-6)
     assert beside["explain-ort-cpu"] == without["explain-ort-cpu"] + graph
 
 
@@ -162,7 +162,7 @@ def test_an_engine_that_is_compared_is_opened_with_its_call():
     rows = rows_of(BOTH, PARTS)
     large = PARTS["text_encoder"]
     opened, fused = 1.03 * 4 * large.parameters, 1.05 * 4 * large.parameters + large.engine_calls
-    scored = round(opened + 1.8 * large.scored_calls)
+    scored = round(opened + 1.05 * large.scored_calls)
     assert rows["build-ort-cpu-text_encoder"] == EXPORT_BYTES + scored
     assert rows["build-openvino-text_encoder"] == EXPORT_BYTES + round(fused)
     assert rows["build-ort-cpu-decoder"] == graph_bytes(140) + round(1.03 * 400 * MILLION)
@@ -179,7 +179,7 @@ def test_the_vae_is_built_in_fp32_in_every_precision():
 
 def test_a_text_encoder_is_converted_before_it_is_built():
     half = Recipe.model_validate({"build": {"target": ["trt-rtx"], "precision": "fp16"}})
-    built = targets.target("trt-rtx").facts.weight_copies["fp16"]
+    built = targets.target("trt-rtx").facts.memory["fp16"]
     rows = rows_of(half, PARTS)
     encoder = built.library + round(built.built * 2 * 400 * MILLION)
     assert rows["build-trt-rtx-text_encoder"] == EXPORT_BYTES + encoder

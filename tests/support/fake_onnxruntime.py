@@ -48,7 +48,7 @@ class FakeSession:
     def disable_fallback(self):
         self.fallback = False
 
-    def run(self, names, inputs):
+    def run(self, names, inputs, options=None):
         self._raise(self.fails)
         return [2 * inputs["sample"]]
 

@@ -1,16 +1,23 @@
 """ort-cpu on real files: what it computes, what it says of precision, what it refuses."""
 
+import ctypes
+import itertools
+import os
+
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
 from safetensors.numpy import load_file
-from support.onnx_folder import write_handmade_folder
+from support.onnx_folder import describe_folder, write_handmade_folder
 
+from bench.own_memory_watcher import own_memory
 from diffc.errors import CheckFailed, InputError
 from diffc_export.events import drain
 from diffc_export.targets import ort, ort_cpu, target
 from diffc_export.targets.base import BuildOptions
+from diffc_runtime.libraries import ort as library
+from diffc_runtime.loaders.ort_cpu import open_model
 
 pytest.importorskip("onnxruntime")
 
@@ -134,3 +141,62 @@ def test_int8_layers_are_counted_as_int8():
         [weight("w", TensorProto.INT8, (2, 3)), weight("m", TensorProto.FLOAT, (4, 5))],
     )
     assert list(_heavy(graph)) == [("int8", 6), ("fp32", 20)]
+
+
+def write_skips(folder, layers, channels, size):
+    """An ONNX folder in which the outputs of all ``layers`` layers are needed at the end."""
+    write_handmade_folder(folder, size=size)
+    named = [f"x{i}" for i in range(layers + 1)]
+    nodes = [
+        helper.make_node("Tile", ["sample", "repeats"], ["x0"]),
+        *(helper.make_node("Sin", [one], [after]) for one, after in itertools.pairwise(named)),
+        helper.make_node("Concat", named, ["all"], axis=1),
+        helper.make_node("ReduceSum", ["all", "axis"], ["out_sample"]),
+    ]
+    sample, output = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 1, size, size])
+        for name in ("sample", "out_sample")
+    )
+    time = helper.make_tensor_value_info("timestep", TensorProto.INT64, ["batch"])
+    constants = [
+        onnx.numpy_helper.from_array(np.array([1, channels, 1, 1]), "repeats"),
+        onnx.numpy_helper.from_array(np.array([1]), "axis"),
+    ]
+    graph = helper.make_graph(nodes, "skips", [sample, time], [output], constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    onnx.save(model, folder / "model.onnx")
+    describe_folder(folder, (1, size, size))
+    return folder
+
+
+def added_memory(call):
+    """What three calls add to what this process has of its own, without what malloc holds back."""
+    trim = ctypes.CDLL(None).malloc_trim
+    trim(0)
+    before = own_memory(os.getpid())
+    for _ in range(3):
+        call()
+    trim(0)
+    return own_memory(os.getpid()) - before
+
+
+@pytest.mark.parametrize("way", ["engine", "bound", "runtime"])
+def test_a_call_has_its_activations_in_memory_once(tmp_path, way):
+    """Oracle: a session that plans no memory, so that nothing lies beside what a call takes."""
+    layers, channels, size = 16, 2048, 16
+    build(write_skips(tmp_path / "onnx", layers, channels, size), tmp_path / "e")
+    image = np.ones((1, 1, size, size), np.float32)
+    inputs = {"sample": image, "timestep": np.ones(1, np.int64)}
+    options = library.session_options(1)
+    options.enable_mem_pattern = False
+    plain = library.open_session(tmp_path / "e" / "model.onnx", options, [library.CPU])
+    least = added_memory(lambda: plain.run(None, inputs))
+    assert least > layers * channels * image.nbytes
+    engine = target("ort-cpu").load(tmp_path / "e", threads=1)
+    served = open_model(tmp_path / "e", {"outputs": [{"name": "out_sample"}]}, 1, [library.CPU])
+    call = {
+        "engine": lambda: engine(inputs),
+        "bound": engine.bind(inputs).run,
+        "runtime": lambda: served(inputs),
+    }[way]
+    assert added_memory(call) < 1.2 * least

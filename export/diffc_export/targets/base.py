@@ -55,30 +55,40 @@ class TritonBackend:
 
 
 @dataclass(frozen=True, kw_only=True)
-class WeightCopies:
-    """How much of the machine's memory a target takes for an engine in one precision.
-
-    Factors are bytes over those of the weights in its ONNX file. Pages of mapped files do not
-    count. ONNX files above 256 MB have their weights in a file of their own, which is mapped;
-    smaller ones are read whole.
+class OpenMemory:
+    """How much of the machine's memory a target's engines take while they are open.
 
     Args:
-        built: an engine, while it is built.
-        opened: an engine that is open; None: it is on a GPU, where nothing was measured.
-        opened_whole: an open engine whose ONNX file has its weights in it.
-        library: bytes of what builds it.
+        weights: bytes over those of the weights in the ONNX file.
+        whole: the same where the ONNX file has its weights in it.
         each_shape: whether each batch size and resolution has an engine of its own in memory.
-        calls: how often it has the activations of a call.
+        calls: how often the activations of a call are in memory.
         scores: whether attention's scores are among these, (rows, heads, tokens, tokens).
     """
 
-    built: float
-    opened: float | None
-    opened_whole: float | None
-    library: int = 0
+    weights: float
+    whole: float
     each_shape: bool
     calls: float
     scores: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineMemory:
+    """How much of the machine's memory a target takes for an engine in one precision.
+
+    Pages of mapped files do not count. ONNX files above 256 MB have their weights in a file of
+    their own, which is mapped; smaller ones are read whole.
+
+    Args:
+        built: while it is built, bytes over those of the weights in its ONNX file.
+        library: bytes of what builds it.
+        opened: while it is open; None: it is on a GPU, where nothing was measured.
+    """
+
+    built: float
+    library: int = 0
+    opened: OpenMemory | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,8 +118,8 @@ class TargetFacts:
         triton: Triton's backend for it. None: Triton runs it in Python, with ``loader``.
         model_server: whether OpenVINO Model Server runs its engine.
         runs_torch: whether it runs the torch model itself and not the ONNX file.
-        weight_copies: precision -> what its engines take of the machine's memory. Of a precision
-            that is not in it nothing was measured, and ``diffc plan`` says nothing.
+        memory: precision -> what its engines take of the machine's memory. Of a precision that is
+            not in it nothing was measured, and ``diffc plan`` says nothing.
 
     Raises:
         ValueError: a field has a value that is not possible.
@@ -129,7 +139,7 @@ class TargetFacts:
     triton: TritonBackend | None
     model_server: bool
     runs_torch: bool
-    weight_copies: Mapping[str, WeightCopies] = field(default_factory=dict)
+    memory: Mapping[str, EngineMemory] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for key, kind in (("device", Device), ("graphs", Graphs)):

@@ -22,10 +22,11 @@ from diffc_export.targets.base import (
     Array,
     Arrays,
     BuildOptions,
+    EngineMemory,
     LoadedEngine,
+    OpenMemory,
     Status,
     TargetFacts,
-    WeightCopies,
 )
 from diffc_export.targets.onnx_file import OnnxModel, read_onnx
 from diffc_export.targets.onnx_precision import shares
@@ -45,9 +46,7 @@ _NAMES = {"f32": "fp32", "bf16": "bf16", "f16": "fp16", "i8": "int8", "u8": "int
 _CAPABILITIES = {"bf16": "BF16", "fp16": "FP16", "int8": "INT8"}
 _HEAVY = ("Convolution", "Deconvolution", "FullyConnected", "MatMul", "GroupConvolution")
 _PASSES = ("Transpose", "Reorder", "Reshape")  # on the way from a constant to its layer
-_COPIES = WeightCopies(
-    built=1.05, opened=1.05, opened_whole=1.05, each_shape=True, calls=1, scores=False
-)
+_OPENED = OpenMemory(weights=1.05, whole=1.05, each_shape=True, calls=1, scores=False)
 
 
 class OpenVino:
@@ -69,9 +68,9 @@ class OpenVino:
         triton=None,  # its backend refuses a range of batches, and has no setting for f32
         model_server=True,
         runs_torch=False,
-        weight_copies={
-            "fp32": _COPIES,
-            "int8": replace(_COPIES, built=1.15, opened=1.15, opened_whole=1.4),
+        memory={
+            "fp32": EngineMemory(built=1.05, opened=_OPENED),
+            "int8": EngineMemory(built=1.15, opened=replace(_OPENED, weights=1.15, whole=1.4)),
         },
     )
 

@@ -25,10 +25,11 @@ from diffc_export.targets.base import (
     Array,
     Arrays,
     BuildOptions,
+    EngineMemory,
     LoadedEngine,
+    OpenMemory,
     Status,
     TargetFacts,
-    WeightCopies,
 )
 from diffc_runtime import machine
 from diffc_runtime.errors import InputError
@@ -36,14 +37,7 @@ from diffc_runtime.libraries import ort as library
 
 NAME = "ort-cpu"
 _PROVIDERS = [library.CPU]
-_COPIES = WeightCopies(
-    built=1.03,
-    opened=1.03,
-    opened_whole=1.6,
-    each_shape=False,
-    calls=1.8,  # the memory of the first one stays beside that which is planned for all later ones
-    scores=True,
-)
+_OPENED = OpenMemory(weights=1.03, whole=1.6, each_shape=False, calls=1.05, scores=True)
 
 
 class OrtCpu:
@@ -65,7 +59,7 @@ class OrtCpu:
         triton=ort.triton_backend(),
         model_server=False,
         runs_torch=False,
-        weight_copies={"fp32": _COPIES},
+        memory={"fp32": EngineMemory(built=1.03, opened=_OPENED)},
     )
 
     def status(self) -> Status:
@@ -126,25 +120,29 @@ def _has(precision: str) -> bool:
 class OrtCpuEngine:
     """An ONNX Runtime session on the CPU; see diffc_export.targets.base.LoadedEngine."""
 
-    def __init__(self, session: Any, info: engine.EngineInfo) -> None:
+    def __init__(
+        self, session: Any, info: engine.EngineInfo, first: library.FirstCalls | None = None
+    ) -> None:
         self.session = session
         self.info = info
+        self._first = first or library.FirstCalls()
 
     def __call__(self, inputs: Arrays) -> dict[str, Array]:
         """Run once."""
         shapes.check_inputs(self.info.inputs, self.info.profiles, inputs)
         names = [spec.name for spec in self.info.outputs]
+        options = self._first.options(inputs.values())
         with library.failures_named(shapes.call_words(NAME, inputs), on_gpu=False):
-            return dict(zip(names, self.session.run(names, dict(inputs)), strict=True))
+            return dict(zip(names, self.session.run(names, dict(inputs), options), strict=True))
 
     def bind(self, inputs: Arrays) -> OrtCpuCall:
         """Inputs and outputs stay in the session's own memory from run to run."""
         shapes.check_inputs(self.info.inputs, self.info.profiles, inputs)
-        return OrtCpuCall(self.session, self.info, inputs)
+        return OrtCpuCall(self.session, self.info, inputs, self._first)
 
     def any_batch(self) -> OrtCpuEngine:
         """The same session for whatever batch size, as a server calls it."""
-        return OrtCpuEngine(self.session, replace(self.info, profiles=()))
+        return OrtCpuEngine(self.session, replace(self.info, profiles=()), self._first)
 
     def close(self) -> None:
         """Free the session."""
@@ -154,8 +152,11 @@ class OrtCpuEngine:
 class OrtCpuCall:
     """A session with its inputs bound; timed by the clock."""
 
-    def __init__(self, session: Any, info: engine.EngineInfo, inputs: Arrays) -> None:
+    def __init__(
+        self, session: Any, info: engine.EngineInfo, inputs: Arrays, first: library.FirstCalls
+    ) -> None:
         self._session = session
+        self._first = first
         self._names = [spec.name for spec in info.outputs]
         self._binding = session.io_binding()
         for name, array in inputs.items():
@@ -167,9 +168,10 @@ class OrtCpuCall:
 
     def run(self) -> float:
         """One call, in seconds."""
+        options = self._first.options(self._inputs.values())
         with library.failures_named(self._doing, on_gpu=False):
             start = time.perf_counter()
-            self._session.run_with_iobinding(self._binding)
+            self._session.run_with_iobinding(self._binding, options)
             return time.perf_counter() - start
 
     def outputs(self) -> dict[str, Array]:

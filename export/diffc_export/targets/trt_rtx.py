@@ -8,20 +8,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from diffc_export.targets.base import TENSOR_CORES, TargetFacts, WeightCopies
+from diffc_export.targets.base import TENSOR_CORES, EngineMemory, TargetFacts
 from diffc_export.targets.trt_builder import Flavour
 from diffc_export.targets.trt_target import TrtTarget
 from diffc_runtime.machine.packages import TENSORRT_RTX
 
-_COPIES = WeightCopies(
-    built=2.17,
-    opened=None,
-    opened_whole=None,
-    library=560_000_000,
-    each_shape=False,
-    calls=0,
-    scores=False,
-)
+_MEMORY = EngineMemory(built=2.17, library=560_000_000, opened=None)
 
 _FACTS = TargetFacts(
     name="trt-rtx",
@@ -38,9 +30,9 @@ _FACTS = TargetFacts(
     triton=None,
     model_server=False,
     runs_torch=False,
-    weight_copies={
-        **dict.fromkeys(("fp32", "fp16", "bf16", "fp8"), _COPIES),
-        "int8": replace(_COPIES, built=2.7),
+    memory={
+        **dict.fromkeys(("fp32", "fp16", "bf16", "fp8"), _MEMORY),
+        "int8": replace(_MEMORY, built=2.7),
     },
 )
 

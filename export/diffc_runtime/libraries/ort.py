@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -71,6 +71,34 @@ def open_session(path: Path, options: Any, providers: Sequence[Provider]) -> Any
         raise UnavailableError(message, hint=_LIBRARIES_HINT)
     session.disable_fallback()  # the same after an error of a call
     return session
+
+
+class FirstCalls:
+    """The shapes that a session was called with: the first call of each gives its memory back.
+
+    ONNX Runtime watches the first call of a shape and plans one block of memory for all later ones.
+    What the first one took would lie beside that block as long as the session is open. For calls on
+    the processor.
+    """
+
+    def __init__(self) -> None:
+        self._called = set[tuple[tuple[int, ...], ...]]()
+
+    def options(self, inputs: Iterable[Any]) -> Any:
+        """Return the run options of a call: None, or those by which it gives its memory back.
+
+        Args:
+            inputs: The arrays of the call, always in the same order.
+        """
+        shapes = tuple(array.shape for array in inputs)
+        if shapes in self._called:
+            return None
+        import onnxruntime as ort
+
+        self._called.add(shapes)
+        options = ort.RunOptions()
+        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        return options
 
 
 class OrtFailed(UnavailableError):

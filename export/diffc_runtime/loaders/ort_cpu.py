@@ -25,9 +25,11 @@ def open_model(
     """Open the engine on the first of ``providers``, and on no other."""
     session = ort.open_session(folder / ort.FILE, ort.session_options(threads), providers)
     names = [info["outputs"][0]["name"]]
+    first = ort.FirstCalls() if providers[0] == ort.CPU else None
 
     def run(inputs: dict[str, Array]) -> Array:
-        output: Array = session.run(names, inputs)[0]
+        options = None if first is None else first.options(inputs.values())
+        output: Array = session.run(names, inputs, options)[0]
         return output
 
     return run
