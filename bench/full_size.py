@@ -2,7 +2,7 @@
 
     python -m bench.full_size [--networks sd15 dit-xl-2]     writes bench/results/full_size.json
     python -m bench.full_size --networks flux-eighth --out bench/results/full_size_blocks.json
-    python -m bench.full_size --networks sd15-two-levels dit-six-blocks sd15-parts \
+    python -m bench.full_size --networks sd15-two-levels sd15-parts \
         --out bench/results/full_size_engines.json
     python -m bench.full_size --networks sd15-two-levels-64 dit-six-blocks \
         --out bench/results/full_size_lower.json
@@ -30,6 +30,7 @@ network has random weights in fp32 and goes through, each step in a process of i
     lower     the same run with engines of openvino in int8 and of trt-rtx in fp16, likewise. Which
               layers stay in fp32 decides what an int8 file has: estimates are for the bytes that it
               turned out to have
+    auto      the choice of --precision auto among the engines of openvino, likewise
     reference what torch gives along a trajectory, and at several noise levels
     int8      the file in int8, from few and small calls: 8 x 8 latents, one trajectory
     run       both files in ONNX Runtime on the CPU, against torch; an error over diffc's tolerance
@@ -112,6 +113,7 @@ LOWER = {
     },
 }  # fmt: skip
 """The same in precisions that every processor can build, for a GPU that need not be here."""
+AUTO = {**RUN, "build": {"target": ["openvino"], "precision": "auto"}}
 STEPS_OF = {
     "sd15": STEPS,
     "sd15-run": ("write", "whole"),
@@ -122,7 +124,7 @@ STEPS_OF = {
     "sd15-two-levels": ("write", "engines"),
     "sd15-two-levels-64": ("write", "engines"),
     "sd15-parts": ("write", "engines"),
-    "dit-six-blocks": ("write", "engines", "lower"),
+    "dit-six-blocks": ("write", "engines", "lower", "auto"),
 }
 """Network -> its steps. ONNX Runtime runs SDXL's files in more memory than many machines have."""
 STREAMS = ("export", "convert", "int8")
@@ -186,7 +188,7 @@ def child(step: str, name: str, folder: Path) -> dict[str, Any]:
     start = time.perf_counter()
     steps = {"write": write, "export": export, "convert": convert, "run": run}
     steps |= {"whole": whole, "blocks": blocks, "engines": engines, "lower": lower}
-    steps |= {"reference": reference, "int8": int8, "engine": engine}
+    steps |= {"reference": reference, "int8": int8, "engine": engine, "auto": auto}
     with OwnMemory() as memory:
         facts = steps[step](name, folder)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -333,7 +335,12 @@ def engines(name: str, folder: Path) -> dict[str, Any]:
 
 def lower(name: str, folder: Path) -> dict[str, Any]:
     """The same with engines in lower precisions."""
-    return chain(name, folder, LOWER, drawn=True, large=LARGE_RUN)
+    return chain(name, folder, LOWER, drawn=True, large=LARGE_RUN, to="out-lower")
+
+
+def auto(name: str, folder: Path) -> dict[str, Any]:
+    """The choice among precisions, of engines that the steps before have built."""
+    return chain(name, folder, AUTO, drawn=True, large=LARGE_RUN, to="out-auto")
 
 
 def chain(
@@ -343,6 +350,7 @@ def chain(
     *,
     drawn: bool = False,
     large: float | None = None,
+    to: str = "out",
 ) -> dict[str, Any]:
     """The stages of a run on random data, and what each took.
 
@@ -353,6 +361,7 @@ def chain(
         drawn: Whether the dense model draws the samples, at its own size; else random samples of a
             small side are given.
         large: The bytes from which on an estimate is looked at; None: ``LARGE``.
+        to: The output folder's name.
 
     Returns:
         ``beyond`` has what lies beyond its limit, in words.
@@ -368,12 +377,12 @@ def chain(
     from diffc.stages.uncut_memory import uncut_parts
 
     source, data = find_source(folder / "model"), folder / "data.safetensors"
+    out = folder / to
     specs = input_specs(source, None if drawn else SIDE, TOKENS)
     rows = example_inputs(specs, source.config, 8)
     left_out = ("timestep", "sample") if drawn else ("timestep",)
     save_file({k: v.contiguous().numpy() for k, v in rows.items() if k not in left_out}, data)
     os.environ["DIFFC_CACHE"] = str(folder / "cache")
-    out = folder / ("out-lower" if given is LOWER else "out")
     options = {**given, "export": {} if drawn else {"resolution": SIDE}}
     options["data"] = {**options["data"], "source": str(data)}
     stages = StagePeaks()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from page_parts import day, machine, percent, table
+from page_parts import day, machine, percent, ratio, table
 
 
 def full_size(found: dict[str, Any]) -> list[str]:
@@ -118,7 +118,31 @@ def full_size_engines(found: dict[str, Any]) -> list[str]:
     )
     own = ("precision", "build", "bench", "frontier", "explain")
     pages = stage_peaks({**found, "networks": lower}, "lower", in_lower, own)
-    return [*stage_peaks(found, "engines", words), *pages[1:]]
+    in_auto = "The choice of `--precision auto` among the engines of `openvino`."
+    choices = stage_peaks({**found, "networks": lower}, "auto", in_auto, ("choose",))
+    return [*stage_peaks(found, "engines", words), *pages[1:], *choices[1:]]
+
+
+def ort_memory(found: dict[str, Any]) -> list[str]:
+    ways = {
+        "itself": "ONNX Runtime by itself", "no patterns": "without memory patterns",
+        "diffc": "diffc's engines",
+    }  # fmt: skip
+    rows = [
+        [name, ways[way], f"{memory['peak'] / 1e6:.0f} MB", f"{memory['after'] / 1e6:.0f} MB",
+         f"{row['milliseconds'][way]:.0f} ms", ratio(row["over_itself"].get(way))]
+        for name, row in found["networks"].items()
+        for way, memory in row["memory"].items()
+    ]  # fmt: skip
+    heads = ["", "", "at most", "after", "a call", "its time over ONNX Runtime's by itself"]
+    return [
+        machine(found["environment"], day(found)),
+        f"What {found['calls']} calls of one row add to a process's own memory, at most and once "
+        f"they have ended, with {found['threads']} threads and {found['weights']} weights."
+        + (f" {found['note']}" if "note" in found else "")
+        + "\n",
+        *table(heads, rows),
+    ]
 
 
 def full_size_run(found: dict[str, Any]) -> list[str]:

@@ -29,6 +29,7 @@ from page_memory import (
     full_size_int8,
     full_size_run,
     full_size_sdxl,
+    ort_memory,
     training_memory,
 )
 from page_parts import day, fold, loops, machine, percent, ratio, table
@@ -383,6 +384,7 @@ SECTIONS: list[tuple[str, str, Callable[[dict[str, Any]], list[str]]]] = [
     ("full_size_blocks.json", "Blocks that learn alone, at full size", full_size_blocks),
     ("full_size_run.json", "A whole run at full size", full_size_run),
     ("full_size_engines.json", "What engines and drawn samples take of memory", full_size_engines),
+    ("ort_memory.json", "What calls of ONNX Runtime take of memory", ort_memory),
     ("full_size_lower.json", "What large images take, and lower precisions", full_size_engines),
     ("training_memory.json", "What a training takes of memory", training_memory),
     ("peers.json", "Beside other tools", peers),

@@ -105,16 +105,18 @@ def estimate_words(estimates: JsonObject) -> str:
 
 
 def _precision_words(estimates: JsonObject) -> Iterator[str]:
-    """What rows of int8 and fp8 leave out; nothing where no file is calibrated."""
+    """What rows of int8 and fp8 leave out, and which precision rows of engines are of."""
     from diffc.stages.precision import CALIBRATED
 
-    names = {part for one in estimates["stages"] for part in one["stage"].split("-")[1:2]}
-    for precision in CALIBRATED:
-        if precision in names:
-            yield (
-                f"rows of {precision} have every layer in it: one that stays in fp32 takes 3 bytes "
-                "a parameter more"
-            )
+    words = [one["stage"].split("-") for one in estimates["stages"]]
+    lower = [one for one in CALIBRATED if one in {part for each in words for part in each[1:2]}]
+    if lower:
+        yield (
+            f"rows of {' and '.join(lower)} take every layer to be in that precision: one that "
+            "stays in fp32 takes 3 bytes a parameter more"
+        )
+    if any(each[0] == "choose" for each in words):
+        yield "rows of engines have the most that any precision of --precision auto takes"
 
 
 def _training_words(estimates: JsonObject) -> Iterator[str]:

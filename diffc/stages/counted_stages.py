@@ -16,7 +16,7 @@ from diffc.models.source import Source
 from diffc.recipe import DataSection, ImportanceSection, Recipe
 from diffc.recipe.sections.training import TrainingSection
 from diffc.stages.data import is_drawn
-from diffc.stages.precision import CALIBRATED
+from diffc.stages.precision import CALIBRATED, tried_precisions
 from diffc_runtime.machine.cpu import cpu_fingerprint
 from diffc_runtime.machine.gpu import gpus
 from diffc_runtime.machine.packages import version as package_version
@@ -73,7 +73,10 @@ def counted_stages(recipe: Recipe) -> Iterator[str]:
     yield "samples"
     yield from EXPORTS
     yield from (BENCH, BENCH_WITH_SCORES)
-    if any(recipe.build.of(name).precision in CALIBRATED for name in recipe.build.target):
+    tried = (
+        tried_precisions(name, recipe.build.of(name).precision) for name in recipe.build.target
+    )
+    if any(precision in CALIBRATED for each in tried for precision in each):
         yield TRIALS
 
 

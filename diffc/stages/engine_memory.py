@@ -12,14 +12,21 @@ measured (bench/results/full_size_engines.json, full_size_lower.json).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from diffc.output import DECODER, SIDES
 from diffc.recipe import Recipe
 from diffc.recipe.sections.training import WEIGHT_BYTES
 from diffc.stages.counted_stages import BENCH, BENCH_WITH_SCORES, TRIALS, CallBytes
-from diffc.stages.precision import CALIBRATED, needs_file_of_its_own, precision_folder
+from diffc.stages.precision import (
+    CALIBRATED,
+    EXACT,
+    needs_file_of_its_own,
+    precision_folder,
+    tried_precisions,
+)
 from diffc.stages.text import LOWERED as LOWERED_TEXTS
 from diffc.stages.uncut_memory import VAE_PARTS, UncutPart
 from diffc_export.onnx.weights import LARGEST_SINGLE_FILE
@@ -105,35 +112,104 @@ def engine_needs(
     """
     from diffc_export.targets import target as find_target
 
-    base, written = graph_bytes(len(tensor_sizes)), set[str]()
-    largest = max(tensor_sizes, default=0)
+    base, largest = graph_bytes(len(tensor_sizes)), max(tensor_sizes, default=0)
+    cut = _Cut({"dense": dense, "compressed": small}, calls, largest, shares or {})
+    written = set[str]()
     for name in recipe.build.target:
         own, facts = recipe.for_target(name), find_target(name).facts
-        precision, parts = own.build.precision, (uncut or {}) if facts.loader is not None else {}
         if facts.runs_torch:
             continue
-        memory, fp32 = facts.memory.get(precision), _opened(facts, "fp32")
-        sizes = dict[str, int]()
-        for side, count in zip(SIDES, (dense, small), strict=True) if precision != "auto" else ():
-            stage = f"precision-{precision_folder(name, precision)}-{side}"
-            share = (shares or {}).get(stage, _SHARE[precision])
-            sizes[side] = weights = round(WEIGHT_BYTES * count * share)
-            if needs_file_of_its_own(name, precision) and stage not in written:
-                written.add(stage)  # other targets have the same one
-                part = round(largest * count / dense) if dense else 0
-                converted = _converted_bytes(count, weights, precision, part, calls)
-                yield stage, base + converted, weights
-            if memory is not None:
-                yield f"build-{name}-{side}", base + _build_bytes(weights, memory), weights
-        yield from _of_parts(name, precision, parts, facts)
-        opened = _opened(facts, precision)
-        if opened is not None:
-            decoder = _decoder_bytes(parts.get(DECODER), own, fp32)
-            engines, plain = _engines_bytes(sizes, own, calls, opened), 0
-            if precision != "fp32" and fp32 is not None:  # it is compared with that
-                plain = _engines_bytes({"dense": WEIGHT_BYTES * dense}, own, {}, fp32)
-            for stage, needed in _of_measuring(name, dense, small, own, engines, decoder, plain):
-                yield stage, base + needed, 0
+        parts = (uncut or {}) if facts.loader is not None else {}
+        asked, decoder = own.build.precision, parts.get(DECODER)
+        tried = tried_precisions(name, asked)
+        rows = _merged(_of_sides(name, one, cut, facts) for one in tried)
+        rows = {stage: row for stage, row in rows.items() if stage not in written}
+        written.update(rows)  # other targets have the same files
+        choice = _choice_bytes(tried, own, cut, facts) if asked == "auto" else None
+        if choice is not None:
+            rows[f"choose-{name}"] = choice, 0
+        yield from ((stage, base + needed, disk) for stage, (needed, disk) in rows.items())
+        yield from _of_parts(name, asked, parts, facts)
+        measured = (_of_measuring(facts, one, own, cut, decoder) for one in tried)
+        for stage, (needed, disk) in _merged(measured).items():
+            yield stage, base + needed, disk
+
+
+Row = tuple[str, int, int]
+"""(stage, memory, disk)."""
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """The denoisers of a run: what they have and what else is known of them.
+
+    Attributes:
+        counts: Side -> parameters.
+        calls: What calls take.
+        largest: Parameters of the largest tensor of the dense one.
+        shares: Stage that writes a file -> bytes of that over those of the file in fp32.
+    """
+
+    counts: Mapping[str, int]
+    calls: CallBytes
+    largest: int
+    shares: Mapping[str, float]
+
+    def size(self, name: str, precision: str, side: str) -> int:
+        """Bytes of the weights in a side's ONNX file for a target."""
+        share = self.shares.get(_writing_stage(name, precision, side), _SHARE[precision])
+        return round(WEIGHT_BYTES * self.counts[side] * share)
+
+
+def _writing_stage(name: str, precision: str, side: str) -> str:
+    """The stage that writes a side's file in a precision."""
+    return f"precision-{precision_folder(name, precision)}-{side}"
+
+
+def _merged(precisions: Iterable[Iterable[Row]]) -> dict[str, tuple[int, int]]:
+    """Stage -> (the most memory in any precision, the disk of all, whose files stay)."""
+    merged = dict[str, tuple[int, int]]()
+    for rows in precisions:
+        for stage, needed, disk in rows:
+            most, files = merged.get(stage, (0, 0))
+            merged[stage] = max(most, needed), files + disk
+    return merged
+
+
+def _of_sides(name: str, precision: str, cut: _Cut, facts: TargetFacts) -> Iterator[Row]:
+    """The files and the engines of both denoisers in one precision, without the process itself."""
+    memory = facts.memory.get(precision)
+    for side in SIDES:
+        count, weights = cut.counts[side], cut.size(name, precision, side)
+        if needs_file_of_its_own(name, precision):
+            part = round(cut.largest * count / max(1, cut.counts["dense"]))
+            converted = _converted_bytes(count, weights, precision, part, cut.calls)
+            yield _writing_stage(name, precision, side), converted, weights
+        if memory is not None:
+            yield f"build-{name}-{side}", _build_bytes(weights, memory), weights
+
+
+def _choice_bytes(tried: Sequence[str], own: Recipe, cut: _Cut, facts: TargetFacts) -> int | None:
+    """The choice of a precision, in which the compressed engines of all are open.
+
+    After that every one is compared with that in fp32, on both sides. None where nothing was
+    measured of one of them.
+    """
+    opened = {one: _opened(facts, one) for one in tried}
+    sizes = {
+        (one, side): _open_bytes(cut.size(facts.name, one, side), memory)
+        for one, memory in opened.items()
+        if memory is not None
+        for side in SIDES
+    }
+    exact = opened.get(EXACT)
+    if exact is None or len(sizes) < len(SIDES) * len(tried):
+        return None
+    calls = exact.calls * cut.calls.get(BENCH_WITH_SCORES if exact.scores else BENCH, 0)
+    timed = sum(sizes[one, "compressed"] for one in tried) + len(tried) / len(SIDES) * calls
+    most = max((sizes[one, "dense"] for one in tried if one != EXACT), default=0.0)
+    compared = sizes[EXACT, "dense"] + most + calls
+    return round(_engine_count(own, exact) * max(timed, compared))
 
 
 def _of_parts(
@@ -173,36 +249,36 @@ def _engines_bytes(
 
 
 def _of_measuring(
-    name: str,
-    dense: int,
-    small: int,
-    own: Recipe,
-    engines: int,
-    decoder: tuple[int, int],
-    plain: int,
-) -> Iterator[tuple[str, int]]:
+    facts: TargetFacts, precision: str, own: Recipe, cut: _Cut, decoder: UncutPart | None
+) -> Iterator[Row]:
     """The stages that have engines open, with the decoder where images are made.
 
     The process itself is left out.
 
     Args:
-        name: The target.
-        dense: Parameters of the dense model.
-        small: Parameters of the compressed one.
+        facts: Those of the target.
+        precision: Of the engines.
         own: The target's options.
-        engines: Bytes of both engines.
-        decoder: Of the decoder's graph, and of its engine.
-        plain: Of the dense engine in fp32, which a lower precision is compared with.
+        cut: The denoisers.
+        decoder: The decoder, where there is one.
     """
-    graph, images = decoder
-    engines += graph  # which stays with the process
-    yield f"bench-{name}", engines + images
-    eager = WEIGHT_BYTES * dense if own.measure.explain != "off" else 0
-    student = WEIGHT_BYTES * small if own.distill.aim == "loop" else 0  # before it learned them
+    name, opened, fp32 = facts.name, _opened(facts, precision), _opened(facts, EXACT)
+    if opened is None:
+        return
+    graph, images = _decoder_bytes(decoder, own, fp32)
+    sizes = {side: cut.size(name, precision, side) for side in SIDES}
+    engines = graph + _engines_bytes(sizes, own, cut.calls, opened)  # the graph stays
+    dense, small = (WEIGHT_BYTES * cut.counts[side] for side in SIDES)
+    plain = 0  # the dense engine in fp32, which a lower precision is compared with
+    if precision != EXACT and fp32 is not None:
+        plain = _engines_bytes({"dense": dense}, own, {}, fp32)
+    yield f"bench-{name}", engines + images, 0
+    eager = dense if own.measure.explain != "off" else 0
+    student = small if own.distill.aim == "loop" else 0  # before it learned them
     if own.measure.frontier != "off":
-        yield f"frontier-{name}", engines + images + eager + student + plain
+        yield f"frontier-{name}", engines + images + eager + student + plain, 0
     if own.measure.explain != "off":
-        yield f"explain-{name}", engines + eager + plain
+        yield f"explain-{name}", engines + eager + plain, 0
 
 
 def _decoder_bytes(

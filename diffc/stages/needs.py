@@ -189,7 +189,7 @@ _STAGES_OF = {
     "prune": ("prune",),
     "distill": ("repair", "distill", "trajectories", "samples"),
     "export": ("export",),
-    "build": ("precision", "build"),
+    "build": ("precision", "build", "choose"),
     "bench": ("bench", "frontier", "explain"),
 }
 """Where a run stops -> the first words of the stages' names that it has beyond the stop before."""
@@ -314,6 +314,11 @@ def _smaller(stage: str) -> str:
         return (
             "both engines are open at once: a higher --ratio needs less, --explain off and "
             "--frontier off one network less; or use a machine with more memory"
+        )
+    if stage.startswith("choose"):
+        return (
+            "the engines of all precisions are open at once: name a --precision, or use a machine "
+            "with more memory"
         )
     if stage.startswith("build") and "-text_encoder" in stage:
         return (

@@ -18,6 +18,9 @@ from diffc_export.targets.onnx_file import DESCRIPTION, REFERENCE
 from diffc_runtime.files import file_digest
 from diffc_runtime.machine.cpu import cores
 
+EXACT = "fp32"
+ORDER = (EXACT, "fp16", "bf16", "fp8", "int8")
+"""From the most exact to the least."""
 CALIBRATED = ("int8", "fp8")
 """Precisions whose scales follow from calls of the dense model."""
 
@@ -83,6 +86,21 @@ def convert(inputs: PrecisionInputs, folder: StageFolder) -> Work[PrecisionOutco
         described = convert_precision(inputs.onnx.path, goal, precision)
     facts = ("precision", "kept_fp32", f"{precision}_error")
     return PrecisionOutcome(**{name: described[name] for name in facts if name in described})
+
+
+def tried_precisions(name: str, asked: str) -> tuple[str, ...]:
+    """The precisions that engines are built in, the most exact first: ``auto`` tries all there are.
+
+    Args:
+        name: The target.
+        asked: The precision, or ``auto``.
+    """
+    from diffc_export.targets import target
+
+    if asked != "auto":
+        return (asked,)
+    has = target(name).precisions()
+    return tuple(precision for precision in ORDER if precision in has)
 
 
 def precision_folder(name: str, precision: str) -> str:

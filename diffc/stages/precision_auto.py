@@ -29,12 +29,9 @@ from diffc.stage_inputs import FileInput
 from diffc.stage_outcomes import ChoiceOutcome
 from diffc.stages.bench import MachineInput, reference_inputs
 from diffc.stages.build import engine_stages
+from diffc.stages.precision import EXACT, tried_precisions
 from diffc_export.events import Progress, Work
 from diffc_export.targets.engine import engine_digest
-
-EXACT = "fp32"
-ORDER = (EXACT, "fp16", "bf16", "fp8", "int8")
-"""From the most exact to the least."""
 
 Engines = Mapping[str, Mapping[str, FileInput]]
 """Precision -> side -> engine folder."""
@@ -74,11 +71,9 @@ def choose_precision(
 
     A precision that cannot be had here is out, with its reason in the report; fp32 must build.
     """
-    from diffc_export.targets import target
-
     engines: dict[str, dict[str, FileInput]] = {}
     absent: dict[str, str] = {}
-    for precision in (p for p in ORDER if p in target(name).precisions()):
+    for precision in tried_precisions(name, recipe.build.precision):
         try:
             lowered = _with_precision(recipe, precision)
             folders = yield from engine_stages(runner, lowered, name)

@@ -16,7 +16,7 @@ from diffc.runner import StageEvent, StageResult, StageRunner
 from diffc.stage_inputs import FileInput, ModelInput, RunShape
 from diffc.stages.frontier import image_rows
 from diffc.stages.images import image_input
-from diffc.stages.precision_auto import ORDER
+from diffc.stages.precision import ORDER
 from diffc.trials.distances import DistanceInput
 from diffc.trials.goals import DISTANCE, MEMORY, Goals
 from diffc.trials.measuring import (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import onnx
 import pytest
@@ -176,6 +177,50 @@ def test_a_lower_precision_is_measured_beside_the_dense_engine_in_fp32():
     rows, dense = rows_of(lower("openvino", "int8")), 4 * 300 * MILLION
     for stage in ("frontier-openvino", "explain-openvino"):
         assert rows[stage] - rows["bench-openvino"] == pytest.approx(dense + 1.05 * dense)
+
+
+def precisions_of(monkeypatch, name, *has):
+    monkeypatch.setattr(type(targets.target(name)), "precisions", lambda _: frozenset(has))
+
+
+def test_automatic_precision_has_the_most_memory_of_any_and_the_disk_of_all(monkeypatch):
+    precisions_of(monkeypatch, "openvino", "int8", "fp32")
+    auto, *single = (
+        {
+            stage: facts
+            for stage, *facts in engine_needs(*LARGE, lower("openvino", one), {}, tensor_sizes=[9])
+        }
+        for one in ("auto", "fp32", "int8")
+    )
+    choice, _ = auto.pop("choose-openvino")
+    assert set(auto) == {stage for rows in single for stage in rows}
+    for stage, (memory, disk) in auto.items():
+        each = [rows[stage] for rows in single if stage in rows]
+        assert memory == max(needed for needed, _ in each)
+        assert disk == sum(files for _, files in each)
+    # the dense engine in int8 lies beside that in fp32
+    more = 4 * LARGE[0] * (1.05 + 1.15 / 4)
+    assert choice - graph_bytes(1) == pytest.approx(more)
+
+
+def test_the_choice_among_precisions_has_all_compressed_engines_open(monkeypatch):
+    precisions_of(monkeypatch, "openvino", "fp32", "fp16", "bf16")
+    kind = type(targets.target("openvino"))
+    fp32 = kind.facts.memory["fp32"]
+    assert "choose-openvino" not in rows_of(lower("openvino", "auto"))  # nobody measured bf16
+    known = replace(kind.facts, memory=dict.fromkeys(("fp32", "fp16", "bf16"), fp32))
+    monkeypatch.setattr(kind, "facts", known)
+    nearly_whole = 290 * MILLION
+    rows = rows_of(lower("openvino", "auto"), (LARGE[0], nearly_whole), {"bench": 8 * MILLION})
+    opened = 1.05 * 4 * nearly_whole * (1 + 1 / 2 + 1 / 2)
+    assert rows["choose-openvino"] == pytest.approx(EXPORT_BYTES + opened + 12 * MILLION)
+
+
+def test_automatic_precision_that_has_no_other_is_the_exact_one(monkeypatch):
+    precisions_of(monkeypatch, "ort-cpu", "fp32")
+    auto, fp32 = (rows_of(lower("ort-cpu", one)) for one in ("auto", "fp32"))
+    assert auto.pop("choose-ort-cpu") == EXPORT_BYTES + round(1.03 * 4 * LARGE[0])
+    assert auto == fp32
 
 
 def test_layers_in_fp32_make_a_file_larger():

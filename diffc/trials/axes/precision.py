@@ -8,7 +8,7 @@ from diffc.errors import unknown
 from diffc.models.source import Source
 from diffc.recipe import Recipe
 from diffc.recipe.sections.build import Precision
-from diffc.stages.precision_auto import ORDER
+from diffc.stages.precision import ORDER
 from diffc.trials.axes.base import SearchAxis
 
 
