@@ -3,9 +3,10 @@
     python -m bench.ort_memory [--networks cifar]      writes bench/results/ort_memory.json
 
 ONNX Runtime plans one block of memory for all later calls of a shape while it watches the first,
-and keeps what that one took. diffc's engines give it back (``FirstCalls``); without patterns there
-is no block. Memory is what four calls of one row add to a process's own, in a fresh process for
-each way: at most, and once they have ended. Times are of all ways in turn, in one process.
+and keeps what that one took. diffc's engines give it back (``FirstCalls``), and those of large
+files have no such plan. Memory is what four calls of one row add to a process's own, in a fresh
+process for each way: at most, and once they have ended. Times are of all ways in turn, in one
+process.
 """
 
 from __future__ import annotations
@@ -107,11 +108,13 @@ def call_of(way: str, folder: Path) -> Callable[[], object]:
     """A call of the network in ``folder``."""
     inputs = load_file(folder / "io.safetensors")
     inputs.pop("output")
-    options, first = session_options(_THREADS), FirstCalls()
-    options.enable_mem_pattern = way != PLAIN
-    session = open_session(folder / "fp32" / "model.onnx", options, [CPU])
+    path, first = folder / "fp32" / "model.onnx", FirstCalls()
+    options = session_options(_THREADS, path)
+    if way != DIFFC:
+        options.enable_mem_pattern = way == ITSELF
+    session = open_session(path, options, [CPU])
     if way == DIFFC:
-        return lambda: session.run(None, inputs, first.options(inputs.values()))
+        return lambda: first.call(inputs.values(), lambda one: session.run(None, inputs, one))
     return lambda: session.run(None, inputs)
 
 

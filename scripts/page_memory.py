@@ -114,13 +114,17 @@ def full_size_engines(found: dict[str, Any]) -> list[str]:
     in_lower = (
         "The same in int8 for `openvino` and in fp16 for `trt-rtx`, whose engines do not run here. "
         "Which layers stay in fp32 decides what an int8 file has, and nobody knows it before: the "
-        "estimates are for the bytes that the files turned out to have."
+        "estimates are for the bytes that the files turned out to have.\n"
     )
     own = ("precision", "build", "bench", "frontier", "explain")
-    pages = stage_peaks({**found, "networks": lower}, "lower", in_lower, own)
-    in_auto = "The choice of `--precision auto` among the engines of `openvino`."
-    choices = stage_peaks({**found, "networks": lower}, "auto", in_auto, ("choose",))
-    return [*stage_peaks(found, "engines", words), *pages[1:], *choices[1:]]
+    in_auto = "The choice of `--precision auto` among the engines of `openvino`.\n"
+    return [
+        *stage_peaks(found, "engines", words),
+        in_lower,
+        *peak_tables(lower, "lower", own),
+        in_auto,
+        *peak_tables(lower, "auto", ("choose",)),
+    ]
 
 
 def ort_memory(found: dict[str, Any]) -> list[str]:
@@ -153,25 +157,34 @@ def full_size_run(found: dict[str, Any]) -> list[str]:
     return stage_peaks(found, "whole", words)
 
 
-def stage_peaks(
-    found: dict[str, Any], step: str, words: str, kinds: Sequence[str] = ()
-) -> list[str]:
+def stage_peaks(found: dict[str, Any], step: str, words: str) -> list[str]:
     """What each stage of a step took beside its estimate, a table for each network.
 
     Args:
         found: The result.
         step: Of the benchmark.
         words: What it was.
-        kinds: The first words of the stages' names; all where there are none.
     """
-    lines = [
+    return [
         machine(found["environment"], day(found)),
         words + " The peak is of the process's own memory, beyond the pages of mapped files; the "
         "estimate is that of `diffc plan`, once the plan is known."
         + (f" {found['note']}" if "note" in found else "")
         + "\n",
+        *peak_tables(found["networks"], step),
     ]
-    for name, steps in found["networks"].items():
+
+
+def peak_tables(networks: dict[str, Any], step: str, kinds: Sequence[str] = ()) -> list[str]:
+    """The tables alone.
+
+    Args:
+        networks: Name -> its steps.
+        step: Of the benchmark.
+        kinds: The first words of the stages' names; all where there are none.
+    """
+    lines = []
+    for name, steps in networks.items():
         rows = []
         for stage, row in steps[step]["stages"].items():
             if kinds and stage.split("-")[0] not in kinds:

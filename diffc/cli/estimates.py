@@ -30,7 +30,8 @@ def plan_estimates(
     Returns:
         ``seconds`` is None where the network's calls were not timed on this machine yet, and ``by``
         says what it is made from;
-        ``activations`` says whether they count in the training's bytes.
+        ``activations`` says whether they count in the training's bytes; ``tried`` has the
+        precisions of each target that gets the fastest.
     """
     from diffc.durations import known_rate
     from diffc.models.shipped import is_shipped
@@ -38,6 +39,7 @@ def plan_estimates(
     from diffc.stages.call_memory import call_bytes
     from diffc.stages.estimate import out_bytes, stage_seconds, trainings
     from diffc.stages.needs import stage_needs, tensor_sizes
+    from diffc.stages.precision import tried_precisions
     from diffc.stages.uncut_memory import uncut_parts
     from diffc_runtime.machine.gpu import gpus
 
@@ -65,6 +67,11 @@ def plan_estimates(
         "by": rate.words if rate else "",
         "training_bytes": max(training.values(), default=None),
         "activations": bool(training) and calls.keys() >= training.keys(),
+        "tried": {
+            name: list(tried_precisions(name, "auto"))
+            for name in recipe.build.target
+            if recipe.build.of(name).precision == "auto"
+        },
         "out_bytes": out_bytes(dense, small, len(recipe.build.target)),
         "stages": [asdict(replace(one, seconds=seconds.get(one.stage))) for one in needs],
     }
@@ -105,7 +112,7 @@ def estimate_words(estimates: JsonObject) -> str:
 
 
 def _precision_words(estimates: JsonObject) -> Iterator[str]:
-    """What rows of int8 and fp8 leave out, and which precision rows of engines are of."""
+    """What rows of int8 and fp8 leave out, and how rows of ``--precision auto`` are made."""
     from diffc.stages.precision import CALIBRATED
 
     words = [one["stage"].split("-") for one in estimates["stages"]]
@@ -115,8 +122,12 @@ def _precision_words(estimates: JsonObject) -> Iterator[str]:
             f"rows of {' and '.join(lower)} take every layer to be in that precision: one that "
             "stays in fp32 takes 3 bytes a parameter more"
         )
-    if any(each[0] == "choose" for each in words):
-        yield "rows of engines have the most that any precision of --precision auto takes"
+    for name, tried in estimates["tried"].items():
+        if len(tried) > 1:
+            yield (
+                f"rows of {name} have the most memory that {' or '.join(tried)} takes, and the "
+                "disk of all"
+            )
 
 
 def _training_words(estimates: JsonObject) -> Iterator[str]:

@@ -55,6 +55,8 @@ _TRIED_CALLS = 1.1
 _SHARE = {"fp32": 1.0, "fp16": 0.5, "bf16": 0.5, "int8": 0.25, "fp8": 0.25}
 """Precision -> the bytes of a file's weights over those in fp32, with every layer in it. Which
 layers stay in fp32, nobody knows before they are tried."""
+Row = tuple[str, int, int]
+"""(stage, memory, disk)."""
 
 
 def is_whole(weights: int) -> bool:
@@ -95,7 +97,7 @@ def engine_needs(
     *,
     tensor_sizes: Sequence[int],
     shares: Mapping[str, float] | None = None,
-) -> Iterator[tuple[str, int, int]]:
+) -> Iterator[Row]:
     """(stage, memory, disk) of the stages that convert, build and open engines, in their order.
 
     Args:
@@ -113,7 +115,7 @@ def engine_needs(
     from diffc_export.targets import target as find_target
 
     base, largest = graph_bytes(len(tensor_sizes)), max(tensor_sizes, default=0)
-    cut = _Cut({"dense": dense, "compressed": small}, calls, largest, shares or {})
+    both = _Denoisers({"dense": dense, "compressed": small}, calls, largest, shares or {})
     written = set[str]()
     for name in recipe.build.target:
         own, facts = recipe.for_target(name), find_target(name).facts
@@ -122,26 +124,22 @@ def engine_needs(
         parts = (uncut or {}) if facts.loader is not None else {}
         asked, decoder = own.build.precision, parts.get(DECODER)
         tried = tried_precisions(name, asked)
-        rows = _merged(_of_sides(name, one, cut, facts) for one in tried)
+        rows = _merge_rows(_of_sides(name, one, both, facts) for one in tried)
         rows = {stage: row for stage, row in rows.items() if stage not in written}
         written.update(rows)  # other targets have the same files
-        choice = _choice_bytes(tried, own, cut, facts) if asked == "auto" else None
+        choice = _choice_bytes(tried, own, both, facts) if asked == "auto" else None
         if choice is not None:
             rows[f"choose-{name}"] = choice, 0
         yield from ((stage, base + needed, disk) for stage, (needed, disk) in rows.items())
         yield from _of_parts(name, asked, parts, facts)
-        measured = (_of_measuring(facts, one, own, cut, decoder) for one in tried)
-        for stage, (needed, disk) in _merged(measured).items():
+        measuring = (_of_measuring(facts, one, own, both, decoder) for one in tried)
+        for stage, (needed, disk) in _merge_rows(measuring).items():
             yield stage, base + needed, disk
 
 
-Row = tuple[str, int, int]
-"""(stage, memory, disk)."""
-
-
 @dataclass(frozen=True)
-class _Cut:
-    """The denoisers of a run: what they have and what else is known of them.
+class _Denoisers:
+    """Both denoisers of a run, and what is known of their calls and files.
 
     Attributes:
         counts: Side -> parameters.
@@ -156,8 +154,10 @@ class _Cut:
     shares: Mapping[str, float]
 
     def size(self, name: str, precision: str, side: str) -> int:
-        """Bytes of the weights in a side's ONNX file for a target."""
-        share = self.shares.get(_writing_stage(name, precision, side), _SHARE[precision])
+        """Bytes of the weights in the ONNX file that a target's engine is built from."""
+        share = 1.0  # a target that is told the precision gets the file in fp32
+        if needs_file_of_its_own(name, precision):
+            share = self.shares.get(_writing_stage(name, precision, side), _SHARE[precision])
         return round(WEIGHT_BYTES * self.counts[side] * share)
 
 
@@ -166,7 +166,7 @@ def _writing_stage(name: str, precision: str, side: str) -> str:
     return f"precision-{precision_folder(name, precision)}-{side}"
 
 
-def _merged(precisions: Iterable[Iterable[Row]]) -> dict[str, tuple[int, int]]:
+def _merge_rows(precisions: Iterable[Iterable[Row]]) -> dict[str, tuple[int, int]]:
     """Stage -> (the most memory in any precision, the disk of all, whose files stay)."""
     merged = dict[str, tuple[int, int]]()
     for rows in precisions:
@@ -176,46 +176,48 @@ def _merged(precisions: Iterable[Iterable[Row]]) -> dict[str, tuple[int, int]]:
     return merged
 
 
-def _of_sides(name: str, precision: str, cut: _Cut, facts: TargetFacts) -> Iterator[Row]:
+def _of_sides(name: str, precision: str, both: _Denoisers, facts: TargetFacts) -> Iterator[Row]:
     """The files and the engines of both denoisers in one precision, without the process itself."""
     memory = facts.memory.get(precision)
     for side in SIDES:
-        count, weights = cut.counts[side], cut.size(name, precision, side)
+        count, weights = both.counts[side], both.size(name, precision, side)
         if needs_file_of_its_own(name, precision):
-            part = round(cut.largest * count / max(1, cut.counts["dense"]))
-            converted = _converted_bytes(count, weights, precision, part, cut.calls)
+            part = round(both.largest * count / max(1, both.counts["dense"]))
+            converted = _converted_bytes(count, weights, precision, part, both.calls)
             yield _writing_stage(name, precision, side), converted, weights
         if memory is not None:
             yield f"build-{name}-{side}", _build_bytes(weights, memory), weights
 
 
-def _choice_bytes(tried: Sequence[str], own: Recipe, cut: _Cut, facts: TargetFacts) -> int | None:
-    """The choice of a precision, in which the compressed engines of all are open.
+def _choice_bytes(
+    tried: Sequence[str], own: Recipe, both: _Denoisers, facts: TargetFacts
+) -> int | None:
+    """The choice of a precision: the compressed engines of all are open while they are timed.
 
-    After that every one is compared with that in fp32, on both sides. None where nothing was
-    measured of one of them.
+    Then each dense engine is compared with the one in fp32. None where nothing was measured of a
+    precision.
     """
-    opened = {one: _opened(facts, one) for one in tried}
+    memory = {one: _open_memory(facts, one) for one in tried}
     sizes = {
-        (one, side): _open_bytes(cut.size(facts.name, one, side), memory)
-        for one, memory in opened.items()
-        if memory is not None
+        (one, side): _open_bytes(both.size(facts.name, one, side), opened)
+        for one, opened in memory.items()
+        if opened is not None
         for side in SIDES
     }
-    exact = opened.get(EXACT)
+    exact = memory.get(EXACT)
     if exact is None or len(sizes) < len(SIDES) * len(tried):
         return None
-    calls = exact.calls * cut.calls.get(BENCH_WITH_SCORES if exact.scores else BENCH, 0)
+    calls = exact.calls * both.calls.get(BENCH_WITH_SCORES if exact.scores else BENCH, 0)
     timed = sum(sizes[one, "compressed"] for one in tried) + len(tried) / len(SIDES) * calls
-    most = max((sizes[one, "dense"] for one in tried if one != EXACT), default=0.0)
-    compared = sizes[EXACT, "dense"] + most + calls
-    return round(_engine_count(own, exact) * max(timed, compared))
+    dense, shapes = sizes[EXACT, "dense"], _engine_count(own, exact)  # the timing takes one shape
+    beside = [shapes * sizes[one, "dense"] + dense for one in tried if one != EXACT]
+    return round(max(timed, max([shapes * dense, *beside]) + calls))
 
 
 def _of_parts(
     name: str, precision: str, parts: Mapping[str, UncutPart], facts: TargetFacts
-) -> Iterator[tuple[str, int, int]]:
-    """The builds of the networks that are not cut.
+) -> Iterator[Row]:
+    """The builds of the networks that are not both.
 
     Args:
         name: The target.
@@ -249,7 +251,7 @@ def _engines_bytes(
 
 
 def _of_measuring(
-    facts: TargetFacts, precision: str, own: Recipe, cut: _Cut, decoder: UncutPart | None
+    facts: TargetFacts, precision: str, own: Recipe, both: _Denoisers, decoder: UncutPart | None
 ) -> Iterator[Row]:
     """The stages that have engines open, with the decoder where images are made.
 
@@ -259,16 +261,16 @@ def _of_measuring(
         facts: Those of the target.
         precision: Of the engines.
         own: The target's options.
-        cut: The denoisers.
+        both: The denoisers.
         decoder: The decoder, where there is one.
     """
-    name, opened, fp32 = facts.name, _opened(facts, precision), _opened(facts, EXACT)
+    name, opened, fp32 = facts.name, _open_memory(facts, precision), _open_memory(facts, EXACT)
     if opened is None:
         return
     graph, images = _decoder_bytes(decoder, own, fp32)
-    sizes = {side: cut.size(name, precision, side) for side in SIDES}
-    engines = graph + _engines_bytes(sizes, own, cut.calls, opened)  # the graph stays
-    dense, small = (WEIGHT_BYTES * cut.counts[side] for side in SIDES)
+    sizes = {side: both.size(name, precision, side) for side in SIDES}
+    engines = graph + _engines_bytes(sizes, own, both.calls, opened)  # the graph stays
+    dense, small = (WEIGHT_BYTES * both.counts[side] for side in SIDES)
     plain = 0  # the dense engine in fp32, which a lower precision is compared with
     if precision != EXACT and fp32 is not None:
         plain = _engines_bytes({"dense": dense}, own, {}, fp32)
@@ -292,7 +294,7 @@ def _decoder_bytes(
     return _GRAPH_BYTES * decoder.tensors, round(engine)
 
 
-def _opened(facts: TargetFacts, precision: str) -> OpenMemory | None:
+def _open_memory(facts: TargetFacts, precision: str) -> OpenMemory | None:
     """What open engines take, where something was measured."""
     memory = facts.memory.get(precision)
     return None if memory is None else memory.opened

@@ -317,8 +317,8 @@ def _smaller(stage: str) -> str:
         )
     if stage.startswith("choose"):
         return (
-            "the engines of all precisions are open at once: name a --precision, or use a machine "
-            "with more memory"
+            "several engines are open at once, those of all precisions among them: name a "
+            "--precision, or use a machine with more memory"
         )
     if stage.startswith("build") and "-text_encoder" in stage:
         return (

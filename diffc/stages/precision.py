@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from diffc.errors import UnavailableError
 from diffc.output import onnx_folder
 from diffc.recipe import Recipe
 from diffc.runner import Stage, StageFolder
@@ -99,7 +100,10 @@ def tried_precisions(name: str, asked: str) -> tuple[str, ...]:
 
     if asked != "auto":
         return (asked,)
-    has = target(name).precisions()
+    try:
+        has = target(name).precisions()
+    except UnavailableError:  # whoever builds says so
+        has = frozenset({EXACT})
     return tuple(precision for precision in ORDER if precision in has)
 
 

@@ -195,7 +195,7 @@ def points_stage(
         fingerprint=MachineInput(read_environment()),
     )
     packages = _packages(recipe, judging)
-    return Stage(f"search-points-{target}", 1, inputs, points, PointsOutcome, packages=packages)
+    return Stage(f"search-points-{target}", 2, inputs, points, PointsOutcome, packages=packages)
 
 
 def _packages(recipe: Recipe, judging: Judging) -> tuple[str, ...]:

@@ -237,7 +237,13 @@ def test_a_plan_takes_the_rank_of_low_rank_additions(monkeypatch, tmp_path):
 def test_memory_without_activations_has_a_mark_beside_others():
     from diffc.cli.estimates import columns_words, run_cells
 
-    whole = {"seconds": None, "training_bytes": 164e6, "activations": True, "out_bytes": 73e6}
+    whole = {
+        "seconds": None,
+        "training_bytes": 164e6,
+        "activations": True,
+        "tried": {},
+        "out_bytes": 73e6,
+    }
     less = {**whole, "training_bytes": 88e6, "activations": False}
     assert run_cells(whole)[1] == "164 MB" and run_cells(less)[1] == "88 MB *"
     assert "(*: without activations" in columns_words([whole, less])

@@ -192,7 +192,7 @@ def show_reports(monkeypatch):
 
 
 STAGE = {"memory_bytes": 403_000_000, "gpu_bytes": 0, "disk_bytes": 8_870_000, "seconds": 61.0}
-ESTIMATES = {"seconds": 7932.0, "training_bytes": 315_400_000, "out_bytes": 72_800_000,
+ESTIMATES = {"seconds": 7932.0, "tried": {}, "training_bytes": 315_400_000, "out_bytes": 72_800_000,
              "activations": True, "by": "2 seconds of its calls, timed on 28 November",
              "stages": [{"stage": "prune", **STAGE}, {"stage": "distill", **STAGE}]}  # fmt: skip
 

@@ -212,8 +212,18 @@ def test_the_choice_among_precisions_has_all_compressed_engines_open(monkeypatch
     monkeypatch.setattr(kind, "facts", known)
     nearly_whole = 290 * MILLION
     rows = rows_of(lower("openvino", "auto"), (LARGE[0], nearly_whole), {"bench": 8 * MILLION})
-    opened = 1.05 * 4 * nearly_whole * (1 + 1 / 2 + 1 / 2)
+    opened = 3 * 1.05 * 4 * nearly_whole  # each is built from the file in fp32
     assert rows["choose-openvino"] == pytest.approx(EXPORT_BYTES + opened + 12 * MILLION)
+
+
+def test_in_the_choice_each_shape_has_its_engine_while_outputs_are_compared(monkeypatch):
+    precisions_of(monkeypatch, "openvino", "fp32", "int8")
+    build = {"target": ["openvino"], "precision": "auto", "batch": [1, 2, 4]}
+    recipe = Recipe.model_validate({"build": build})
+    rows = rows_of(recipe, calls={"bench": 8 * MILLION})
+    fp32, int8 = 1.05 * 4 * LARGE[0], 1.15 * LARGE[0]
+    most = max(3 * fp32, 3 * int8 + fp32) + 8 * MILLION
+    assert rows["choose-openvino"] == pytest.approx(EXPORT_BYTES + most)
 
 
 def test_automatic_precision_that_has_no_other_is_the_exact_one(monkeypatch):

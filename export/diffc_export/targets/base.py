@@ -59,8 +59,8 @@ class OpenMemory:
     """How much of the machine's memory a target's engines take while they are open.
 
     Args:
-        weights: bytes over those of the weights in the ONNX file.
-        whole: the same where the ONNX file has its weights in it.
+        weights: memory of an engine's weights, as a multiple of their bytes in the ONNX file.
+        whole: the same for an ONNX file of up to 256 MB, which has its weights in it.
         each_shape: whether each batch size and resolution has an engine of its own in memory.
         calls: how often the activations of a call are in memory.
         scores: whether attention's scores are among these, (rows, heads, tokens, tokens).
@@ -81,7 +81,7 @@ class EngineMemory:
     their own, which is mapped; smaller ones are read whole.
 
     Args:
-        built: while it is built, bytes over those of the weights in its ONNX file.
+        built: memory while it is built, as a multiple of the weights' bytes in its ONNX file.
         library: bytes of what builds it.
         opened: while it is open; None: it is on a GPU, where nothing was measured.
     """

@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +184,7 @@ def _make_static(graph: Any, profile: shapes.Profile) -> None:
         graph.reshape(shaped)
 
 
+@cache
 def _capabilities() -> list[str]:
     return list(_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
 

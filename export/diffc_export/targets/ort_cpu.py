@@ -89,8 +89,9 @@ class OrtCpu:
         """A session on the CPU provider."""
         ort.onnxruntime(NAME, "cpu")
         info = engine.open_engine(folder, NAME, {})
-        options = library.session_options(machine.cpu.threads(threads, info.threads))
-        return OrtCpuEngine(library.open_session(folder / library.FILE, options, _PROVIDERS), info)
+        path = folder / library.FILE
+        options = library.session_options(machine.cpu.threads(threads, info.threads), path)
+        return OrtCpuEngine(library.open_session(path, options, _PROVIDERS), info)
 
 
 @cache
@@ -131,9 +132,11 @@ class OrtCpuEngine:
         """Run once."""
         shapes.check_inputs(self.info.inputs, self.info.profiles, inputs)
         names = [spec.name for spec in self.info.outputs]
-        options = self._first.options(inputs.values())
         with library.failures_named(shapes.call_words(NAME, inputs), on_gpu=False):
-            return dict(zip(names, self.session.run(names, dict(inputs), options), strict=True))
+            outputs = self._first.call(
+                inputs.values(), lambda options: self.session.run(names, dict(inputs), options)
+            )
+            return dict(zip(names, outputs, strict=True))
 
     def bind(self, inputs: Arrays) -> OrtCpuCall:
         """Inputs and outputs stay in the session's own memory from run to run."""
@@ -168,11 +171,13 @@ class OrtCpuCall:
 
     def run(self) -> float:
         """One call, in seconds."""
-        options = self._first.options(self._inputs.values())
         with library.failures_named(self._doing, on_gpu=False):
-            start = time.perf_counter()
-            self._session.run_with_iobinding(self._binding, options)
-            return time.perf_counter() - start
+            return self._first.call(self._inputs.values(), self._timed)
+
+    def _timed(self, options: Any) -> float:
+        start = time.perf_counter()
+        self._session.run_with_iobinding(self._binding, options)
+        return time.perf_counter() - start
 
     def outputs(self) -> dict[str, Array]:
         """What the last run gave."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..errors import DiffcError, InputError, UnavailableError
 from ..files import utf8_path
@@ -14,8 +14,11 @@ from ..machine.out_of_memory import out_of_memory
 
 FILE = "model.onnx"
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+Result = TypeVar("Result")
 Provider = str | tuple[str, dict[str, str]]
 """A provider's name, with its options where it has any."""
+LARGE_FILE = 256_000_000
+"""Bytes of an ONNX file and its weights from which on calls go without a plan of their memory."""
 _LIBRARIES_HINT = (
     "its libraries (CUDA, cuDNN) are missing or of another version: pip install "
     "'onnxruntime-gpu[cuda,cudnn]'"
@@ -23,20 +26,31 @@ _LIBRARIES_HINT = (
 _STATUS = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ")
 
 
-def session_options(threads: int) -> Any:
+def session_options(threads: int, file: Path | None = None) -> Any:
     """Return options for every optimisation and ``threads`` threads that never spin between runs.
 
-    Errors are raised, and not logged too.
+    Errors are raised, and not logged too. Calls of a large file take long, so that the time which a
+    plan of their memory saves is none of theirs; and ONNX Runtime takes one shape's plan for some
+    others, whose activations then lie beside it.
+
+    Args:
+        threads: Within a layer.
+        file: The ONNX file of an engine on the processor.
     """
     import onnxruntime as ort
 
     options = ort.SessionOptions()
+    options.enable_mem_pattern = file is None or _bytes(file) < LARGE_FILE
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
     options.add_session_config_entry("session.force_spinning_stop", "1")
     return options
+
+
+def _bytes(file: Path) -> int:
+    return sum(path.stat().st_size for path in file.parent.glob(f"{file.name}*"))
 
 
 def open_session(path: Path, options: Any, providers: Sequence[Provider]) -> Any:
@@ -76,29 +90,31 @@ def open_session(path: Path, options: Any, providers: Sequence[Provider]) -> Any
 class FirstCalls:
     """The shapes that a session was called with: the first call of each gives its memory back.
 
-    ONNX Runtime watches the first call of a shape and plans one block of memory for all later ones.
-    What the first one took would lie beside that block as long as the session is open. For calls on
-    the processor.
+    After the first call of a shape ONNX Runtime has a plan by which later ones take one block of
+    memory. What the first one took would lie beside that block as long as the session is open. For
+    calls on the processor.
     """
 
     def __init__(self) -> None:
         self._called = set[tuple[tuple[int, ...], ...]]()
 
-    def options(self, inputs: Iterable[Any]) -> Any:
-        """Return the run options of a call: None, or those by which it gives its memory back.
+    def call(self, inputs: Iterable[Any], run: Callable[[Any], Result]) -> Result:
+        """Return what ``run`` gives.
 
         Args:
-            inputs: The arrays of the call, always in the same order.
+            inputs: The arrays of the call.
+            run: Runs the session with the run options that it is given.
         """
         shapes = tuple(array.shape for array in inputs)
         if shapes in self._called:
-            return None
+            return run(None)
         import onnxruntime as ort
 
-        self._called.add(shapes)
         options = ort.RunOptions()
         options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
-        return options
+        result = run(options)
+        self._called.add(shapes)  # a call that failed left no plan
+        return result
 
 
 class OrtFailed(UnavailableError):

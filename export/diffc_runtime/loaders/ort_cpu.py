@@ -23,13 +23,16 @@ def open_model(
     folder: Path, info: Mapping[str, Any], threads: int, providers: Sequence[ort.Provider]
 ) -> Denoise:
     """Open the engine on the first of ``providers``, and on no other."""
-    session = ort.open_session(folder / ort.FILE, ort.session_options(threads), providers)
-    names = [info["outputs"][0]["name"]]
-    first = ort.FirstCalls() if providers[0] == ort.CPU else None
+    path, on_cpu = folder / ort.FILE, providers[0] == ort.CPU
+    options = ort.session_options(threads, path if on_cpu else None)
+    session = ort.open_session(path, options, providers)
+    names, first = [info["outputs"][0]["name"]], ort.FirstCalls()
 
     def run(inputs: dict[str, Array]) -> Array:
-        options = None if first is None else first.options(inputs.values())
-        output: Array = session.run(names, inputs, options)[0]
+        def call(options: Any) -> Any:
+            return session.run(names, inputs, options)
+
+        output: Array = (first.call(inputs.values(), call) if on_cpu else call(None))[0]
         return output
 
     return run
