@@ -149,7 +149,7 @@ def test_a_target_that_says_nothing_still_has_its_file_converted():
     """``trt`` reads what casts have written, wherever its own engines are."""
     rows = rows_of(lower("trt", "fp16"))
     assert list(rows) == ["precision-fp16-dense", "precision-fp16-compressed"]
-    assert rows_of(lower("trt", "auto")) == {}
+    assert not [stage for stage in rows_of(lower("trt", "auto")) if "precision" not in stage]
 
 
 def test_targets_that_share_a_file_have_it_converted_once():
