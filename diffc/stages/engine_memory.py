@@ -122,16 +122,16 @@ def engine_needs(
         if facts.runs_torch:
             continue
         parts = (uncut or {}) if facts.loader is not None else {}
-        asked, decoder = own.build.precision, parts.get(DECODER)
-        tried = tried_precisions(name, asked)
+        precision, decoder = own.build.precision, parts.get(DECODER)
+        tried = tried_precisions(name, precision)
         rows = _merge_rows(_of_sides(name, one, both, facts) for one in tried)
         rows = {stage: row for stage, row in rows.items() if stage not in written}
         written.update(rows)  # other targets have the same files
-        choice = _choice_bytes(tried, own, both, facts) if asked == "auto" else None
+        choice = _choice_bytes(tried, own, both, facts) if precision == "auto" else None
         if choice is not None:
             rows[f"choose-{name}"] = choice, 0
         yield from ((stage, base + needed, disk) for stage, (needed, disk) in rows.items())
-        yield from _of_parts(name, asked, parts, facts)
+        yield from _of_parts(name, precision, parts, facts)
         measuring = (_of_measuring(facts, one, own, both, decoder) for one in tried)
         for stage, (needed, disk) in _merge_rows(measuring).items():
             yield stage, base + needed, disk

@@ -81,7 +81,9 @@ def test_an_engine_from_a_larger_machine_takes_what_is_here(folder, tmp_path, mo
     (tmp_path / "e" / "engine.json").write_text(json.dumps({**content, "threads": 64}))
     asked = []
     options = library.session_options
-    monkeypatch.setattr(library, "session_options", lambda n: asked.append(n) or options(n))
+    monkeypatch.setattr(
+        library, "session_options", lambda n, *file: asked.append(n) or options(n, *file)
+    )
     target("ort-cpu").load(tmp_path / "e")
     target("ort-cpu").load(tmp_path / "e", threads=1)
     assert asked == [machine.cpu.cores(), 1]
