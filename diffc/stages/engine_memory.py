@@ -217,7 +217,7 @@ def _choice_bytes(
 def _of_parts(
     name: str, precision: str, parts: Mapping[str, UncutPart], facts: TargetFacts
 ) -> Iterator[Row]:
-    """The builds of the networks that are not both.
+    """The builds of the networks that are not cut.
 
     Args:
         name: The target.

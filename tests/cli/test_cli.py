@@ -16,6 +16,7 @@ from support.pipelines import save_ddpm
 
 from diffc.output import LOCK_FORMAT
 from diffc.prune.plan import Cost, Plan
+from diffc_export.targets import target
 
 HEAVY = ("torch", "diffusers", "numpy", "pydantic", "onnxruntime", "onnx", "rich")
 
@@ -220,6 +221,19 @@ def test_a_plan_in_a_lower_precision_has_a_row_for_the_file_and_says_what_it_lea
     assert "rows of int8 take every layer" in " ".join(shown.split())
     plain = diffc("plan", "demo", "--target", "openvino").stdout
     assert "precision-" not in plain and "take every layer" not in plain
+
+
+def test_a_plan_with_automatic_precision_says_what_its_rows_are(monkeypatch, tmp_path):
+    monkeypatch.setenv("DIFFC_CACHE", str(tmp_path))
+    flags = ("--target", "openvino", "--target", "ort-cpu", "--precision", "auto")
+    shown = " ".join(diffc("plan", "demo", *flags).stdout.split())
+    tried = target("openvino").precisions()
+    assert "rows of openvino have the most memory that fp32 or" in shown
+    assert all(f"precision-{one}" in shown for one in ["int8-asymmetric"] if "int8" in tried)
+    estimates = json.loads(diffc("plan", "demo", *flags, "--json").stdout)["estimates"]
+    assert {name: set(one) for name, one in estimates["tried"].items()} == {
+        name: set(target(name).precisions()) for name in ("openvino", "ort-cpu")
+    }
 
 
 def test_a_plan_takes_the_rank_of_low_rank_additions(monkeypatch, tmp_path):
