@@ -340,7 +340,7 @@ def lower(name: str, folder: Path) -> dict[str, Any]:
 
 def auto(name: str, folder: Path) -> dict[str, Any]:
     """The choice among precisions; the steps before have built most of its engines."""
-    return chain(name, folder, AUTO, drawn=True, large=LARGE_RUN, to="out-auto", first="choose")
+    return chain(name, folder, AUTO, drawn=True, large=LARGE_RUN, to="out-auto", prefix="choose")
 
 
 def chain(
@@ -351,7 +351,7 @@ def chain(
     drawn: bool = False,
     large: float | None = None,
     to: str = "out",
-    first: str = "",
+    prefix: str = "",
 ) -> dict[str, Any]:
     """The stages of a run on random data, and what each took.
 
@@ -363,7 +363,7 @@ def chain(
             small side are given.
         large: The bytes from which on an estimate is looked at; None: ``LARGE``.
         to: The output folder's name.
-        first: With what the names of the stages begin that are looked at.
+        prefix: Of the names of the stages that are looked at.
 
     Returns:
         ``beyond`` has what lies beyond its limit, in words.
@@ -406,7 +406,7 @@ def chain(
         if one.stage in stages.rows:
             stages.rows[one.stage]["estimated_bytes"] = one.memory_bytes
     row = {"stages": stages.rows, "parameters": {"dense": dense, "compressed": small}}
-    looked_at = {stage: took for stage, took in stages.rows.items() if stage.startswith(first)}
+    looked_at = {stage: took for stage, took in stages.rows.items() if stage.startswith(prefix)}
     row["beyond"] = list(_beyond(looked_at, LARGE if large is None else large))
     return row
 

@@ -201,9 +201,9 @@ def unplanned_memory(folder, batch=1):
     options = library.session_options(1)
     options.enable_mem_pattern = False
     session = library.open_session(folder / "model.onnx", options, [library.CPU])
-    found = added_memory(lambda: session.run(None, inputs_of(batch)))
-    assert found > 4 * batch * LAYERS * CHANNELS * SIZE**2
-    return found
+    memory = added_memory(lambda: session.run(None, inputs_of(batch)))
+    assert memory > 4 * batch * LAYERS * CHANNELS * SIZE**2
+    return memory
 
 
 @pytest.mark.parametrize("way", ["engine", "bound", "runtime"])
